@@ -1,0 +1,351 @@
+"""SB3's A2C and PPO with pluggable advantage estimators, and the named algorithms.
+
+SB3's loops stay SB3's. What is added: the rollout buffer asks an estimator where SB3 computes GAE, a rollout may be
+whole episodes, and the outer loop's state is saved with the model.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import stable_baselines3 as sb3
+import torch
+from gymnasium import spaces
+from stable_baselines3.common.buffers import RolloutBuffer
+from stable_baselines3.common.callbacks import BaseCallback, ConvertCallback
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from stable_baselines3.common.type_aliases import MaybeCallback
+from stable_baselines3.common.vec_env import VecEnv
+from torch import nn
+
+from tca_sb3.buffers import DictEpisodeBuffer, EpisodeBuffer, RolloutLength, _EpisodeStorage
+from tca_sb3.callbacks import MetaGradientCallback
+from tca_sb3.estimators import PWR, PWTD, AdvantageEstimator, TDLambda, WeightedEstimator
+from tca_sb3.meta import MetaLearner
+from tca_sb3.networks import ObservationEncoder, RegularValue
+from tca_sb3.weights import Fixed, PairwiseWeights, Product, Tabular
+
+if TYPE_CHECKING:
+    _Host = OnPolicyAlgorithm
+else:
+    _Host = object
+
+
+class CreditMixin(_Host):
+    """What A2C and PPO gain. All arguments besides these are SB3's own.
+
+    :param estimator_class: an :class:`~tca_sb3.estimators.base.AdvantageEstimator`; ``TDLambda`` is SB3's own GAE.
+    :param estimator_kwargs: its arguments besides ``gamma`` and ``gae_lambda``, which are the algorithm's; for instance
+        ``dict(weights_class=Tabular)``.
+    :param n_episodes: collect rollouts of so many whole episodes of each environment, of whatever length, instead of
+        ``n_steps`` steps. Every rollout starts with fresh episodes. An environment that finishes early keeps stepping until the
+        slowest is done; those steps count in ``num_timesteps``, are trained on by nobody, and are logged as
+        ``rollout/discarded_steps``. Environments of one fixed length discard nothing.
+    :param max_rollout_steps: with ``n_episodes``, the most steps an environment may take in a rollout.
+    :param meta_kwargs: run the outer loop with these arguments of :class:`~tca_sb3.meta.MetaLearner` (``{}`` for its
+        defaults). The same as passing a ``MetaGradientCallback`` to every ``learn()``.
+    :raises TypeError: if ``estimator_class`` is not an estimator.
+    :raises ValueError: if a number is out of range.
+    """
+
+    rollout_buffer: Any
+
+    def __init__(
+        self,
+        policy: Any,
+        env: Any,
+        *args: Any,
+        estimator_class: type[AdvantageEstimator] = TDLambda,
+        estimator_kwargs: dict[str, Any] | None = None,
+        n_episodes: int | None = None,
+        max_rollout_steps: int = 100_000,
+        meta_kwargs: dict[str, Any] | None = None,
+        _init_setup_model: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        if not (isinstance(estimator_class, type) and issubclass(estimator_class, AdvantageEstimator)):
+            raise TypeError(
+                f"{type(self).__name__} got estimator_class={estimator_class!r}; it needs a subclass of AdvantageEstimator "
+                "(the class, not an object), for instance estimator_class=PWR."
+            )
+        for name, value in (("n_episodes", n_episodes), ("max_rollout_steps", max_rollout_steps)):
+            if value is not None and value < 1:
+                raise ValueError(f"{type(self).__name__} got {name}={value}; it must be at least 1.")
+        self.estimator_class = estimator_class
+        self.estimator_kwargs = estimator_kwargs or {}
+        self.n_episodes = n_episodes
+        self.max_rollout_steps = max_rollout_steps
+        self.meta_kwargs = meta_kwargs
+        self.meta: MetaLearner | None = None
+        self._saved_by = type(self).__name__
+        self._collecting: BaseCallback | None = None
+        super().__init__(policy, env, *args, _init_setup_model=_init_setup_model, **kwargs)
+
+    # -- construction, saving, loading ---------------------------------------------------------------------------
+
+    def _setup_model(self) -> None:
+        if self._saved_by != type(self).__name__:
+            raise ValueError(
+                f"This file was saved by {self._saved_by} and cannot be loaded as {type(self).__name__}; "
+                f"write {self._saved_by}.load(...)."
+            )
+        own_buffer = DictEpisodeBuffer if isinstance(self.observation_space, spaces.Dict) else EpisodeBuffer
+        if self.rollout_buffer_class is None:
+            self.rollout_buffer_class = own_buffer
+        if not issubclass(self.rollout_buffer_class, _EpisodeStorage):
+            if (
+                self.estimator_class is not TDLambda
+                or self.n_episodes is not None
+                or self.meta_kwargs is not None
+            ):
+                raise ValueError(
+                    f"{type(self).__name__} got rollout_buffer_class={self.rollout_buffer_class.__name__}, which computes its "
+                    f"own advantages; leave it out, or derive the class from {own_buffer.__name__}."
+                )
+        super()._setup_model()
+        self.estimator = self._make_estimator().to(self.device)
+        if isinstance(self.rollout_buffer, _EpisodeStorage):
+            self.rollout_buffer.estimator = self.estimator
+            self.rollout_buffer.n_episodes = self.n_episodes
+        if self.meta_kwargs is not None:
+            self.attach_meta(self.meta_kwargs)
+
+    def _make_encoder(self) -> nn.Module:
+        return ObservationEncoder(self.policy)
+
+    def _make_estimator(self) -> AdvantageEstimator:
+        kwargs = dict(self.estimator_kwargs)
+        if issubclass(self.estimator_class, WeightedEstimator) and "weights_class" not in kwargs:
+            kwargs["weights_class"] = self._default_weights_class()
+            kwargs["weights_kwargs"] = {
+                **self._default_weights_kwargs(),
+                **(kwargs.get("weights_kwargs") or {}),
+            }
+        return self.estimator_class(
+            self.observation_space,
+            gamma=self.gamma,
+            gae_lambda=self.gae_lambda,
+            make_encoder=self._make_encoder,
+            **kwargs,
+        )
+
+    def _default_weights_class(self) -> type[PairwiseWeights]:
+        """A table where states are numbers from 0, a network otherwise."""
+        space = self.observation_space
+        return Tabular if isinstance(space, spaces.Discrete) and space.start == 0 else Product
+
+    def _default_weights_kwargs(self) -> dict[str, Any]:
+        return {}
+
+    def attach_meta(self, meta_kwargs: dict[str, Any]) -> None:
+        """Give the model an outer loop; see ``meta_kwargs`` in the class's arguments.
+
+        :raises ValueError: if the estimator has no weight function with parameters, or the algorithm makes more than one
+            gradient step per rollout.
+        """
+        if not isinstance(self.estimator, WeightedEstimator):
+            raise ValueError(
+                f"The metagradient learns a weight function but {type(self.estimator).__name__} has none; pass "
+                "estimator_class=PWTD or estimator_class=PWR."
+            )
+        value_net = None
+        if not self.estimator.regular_critic:
+            value_net = RegularValue(self.policy).to(self.device)
+        settings: dict[str, Any] = {"gamma": self.gamma, "gae_lambda": self.gae_lambda, **meta_kwargs}
+        self.meta = MetaLearner(self.estimator, value_net, **settings)
+        self.meta_kwargs = meta_kwargs
+        self.rollout_buffer.deferred = True
+
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), "estimator", "meta", "_collecting"]
+
+    def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
+        state_dicts, variables = super()._get_torch_save_params()
+        return [*state_dicts, "estimator", *(["meta"] if self.meta is not None else [])], variables
+
+    # -- collecting ----------------------------------------------------------------------------------------------
+
+    def _init_callback(self, callback: MaybeCallback, progress_bar: bool = False) -> BaseCallback:
+        if self.meta_kwargs is not None:
+            users: list[BaseCallback]
+            if callback is None:
+                users = []
+            elif isinstance(callback, list):
+                users = callback
+            else:
+                users = [callback if isinstance(callback, BaseCallback) else ConvertCallback(callback)]
+            if not any(isinstance(one, MetaGradientCallback) for one in users):
+                # First, so that the user's callbacks see advantages under the new η.
+                callback = [MetaGradientCallback(), *users]
+        return super()._init_callback(callback, progress_bar)
+
+    def collect_rollouts(
+        self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int
+    ) -> bool:
+        self._collecting = callback
+        if self.n_episodes is not None:
+            assert isinstance(rollout_buffer, _EpisodeStorage) and self._last_episode_starts is not None
+            if not self._last_episode_starts.all():
+                self._last_obs = env.reset()  # type: ignore[assignment]
+                self._last_episode_starts = np.ones((env.num_envs,), dtype=bool)
+            length = RolloutLength(self.max_rollout_steps)
+            length.buffer = rollout_buffer
+            n_rollout_steps = length
+        try:
+            finished = super().collect_rollouts(env, callback, rollout_buffer, n_rollout_steps)
+        finally:
+            self._collecting = None
+        if self.n_episodes is not None:
+            self.logger.record_mean("rollout/discarded_steps", rollout_buffer.discarded_steps)  # type: ignore[attr-defined]
+        return finished
+
+    def _update_info_buffer(self, infos: list[dict[str, Any]], dones: np.ndarray | None = None) -> None:
+        super()._update_info_buffer(infos, dones)
+        if self._collecting is not None and isinstance(self.rollout_buffer, _EpisodeStorage):
+            step = self._collecting.locals
+            self.rollout_buffer.note_step(step["rewards"], step["new_obs"], step["dones"], infos)
+
+    # -- training ------------------------------------------------------------------------------------------------
+
+    def outer_step(self) -> dict[str, float]:
+        """Move ``η`` with the rollout in the buffer and fill in advantages under the new ``η``.
+
+        :return: what is worth logging: outer loss, gradient norm, mean weight, share of saturated weights.
+        """
+        assert self.meta is not None
+        episodes, values = self.rollout_buffer.episodes()
+        normalize = bool(getattr(self, "normalize_advantage", False))
+        stats = self.meta.outer_step(self.policy, episodes, values, self.vf_coef, normalize)
+        estimate = self.meta.estimate(episodes, values)
+        self.rollout_buffer.fill(estimate)
+        if estimate.weights is not None:
+            used = _pairs(estimate.weights.detach(), episodes.mask)
+            stats["mean_weight"] = used.mean().item()
+            stats["saturation"] = ((used < 0.02) | (used > 0.98)).float().mean().item()
+        return stats
+
+    def train(self) -> None:
+        if self.meta is None:
+            super().train()
+            return
+        with self.meta.recording(self.policy, self.policy.optimizer, self.max_grad_norm):
+            super().train()
+
+    # -- looking at weights --------------------------------------------------------------------------------------
+
+    def pair_weights(self) -> torch.Tensor:
+        """The weights of the last rollout's pairs, ``(B, T, T)``, ``[b, t, k - 1]``."""
+        assert isinstance(self.estimator, WeightedEstimator)
+        with torch.no_grad():
+            return self.estimator.pair_weights(self.rollout_buffer.episodes()[0])
+
+    def mean_weights(self) -> np.ndarray:
+        """The weights of the last rollout, averaged over its episodes: ``(T, T)``, NaN where no episode has the pair."""
+        weights = self.pair_weights()
+        mask = _pair_mask(self.rollout_buffer.episodes()[0].mask)
+        count = mask.sum(0)
+        mean = torch.where(mask, weights, 0.0).sum(0) / count
+        return torch.where(count > 0, mean, torch.nan).cpu().numpy()
+
+    def seen_state_pairs(self) -> np.ndarray:
+        """Which pairs of states the last rollout's episodes contain in this order: bool, ``(n, n)``, for ``Discrete(n)``."""
+        assert isinstance(self.observation_space, spaces.Discrete)
+        episodes = self.rollout_buffer.episodes()[0]
+        states = episodes.observations.T.long()
+        mask = _pair_mask(episodes.mask)
+        horizon = episodes.horizon
+        rows = states[:, :-1, None].expand(-1, horizon, horizon)[mask]
+        columns = states[:, None, 1:].expand(-1, horizon, horizon)[mask]
+        seen = torch.zeros(int(self.observation_space.n), int(self.observation_space.n), dtype=torch.bool)
+        seen[rows.cpu(), columns.cpu()] = True
+        return seen.numpy()
+
+
+def _pair_mask(mask: torch.Tensor) -> torch.Tensor:
+    """Which entries of ``(B, T, T)`` are pairs ``t < k`` of real steps, from a step mask ``(T, B)``."""
+    # Step k - 1 is real only if step t is.
+    return mask.T.unsqueeze(1).expand(-1, mask.shape[0], -1).triu()
+
+
+def _pairs(weights: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    return weights[_pair_mask(mask)]
+
+
+class A2C(CreditMixin, sb3.A2C):
+    """``stable_baselines3.A2C`` with pluggable advantages. With the defaults it computes what SB3's computes."""
+
+
+class PPO(CreditMixin, sb3.PPO):
+    """``stable_baselines3.PPO`` with pluggable advantages. With the defaults it computes what SB3's computes.
+
+    The metagradient goes through one gradient step per rollout: for an outer loop set ``n_epochs=1`` and ``batch_size`` to the
+    size of the rollout.
+    """
+
+
+class HPWR(A2C):
+    """H-PWR: rewards weighted by a matrix written by hand (§5.1, §5.2).
+
+    The matrix is the environment's own ``credit_matrix`` (``tca_envs`` environments have one) unless
+    ``estimator_kwargs=dict(weights_kwargs=dict(matrix=...))`` gives another, see :class:`~tca_sb3.weights.fixed.Fixed`.
+
+    :raises ValueError: if there is neither.
+    """
+
+    def __init__(self, *args: Any, n_episodes: int | None = 1, **kwargs: Any) -> None:
+        super().__init__(*args, **{"estimator_class": PWR, **kwargs}, n_episodes=n_episodes)
+
+    def _default_weights_class(self) -> type[PairwiseWeights]:
+        return Fixed
+
+    def _default_weights_kwargs(self) -> dict[str, Any]:
+        weights_kwargs = self.estimator_kwargs.get("weights_kwargs") or {}
+        if "matrix" in weights_kwargs:
+            return {}
+        try:
+            assert self.env is not None
+            matrix = self.env.get_attr("credit_matrix")[0]
+        except (AttributeError, AssertionError):
+            matrix = None
+        if matrix is None:
+            raise ValueError(
+                "HPWR found no hand-written weights: the environment has no credit_matrix. Write "
+                "estimator_kwargs=dict(weights_kwargs=dict(matrix=w)) with w[t, k-1] the weight of reward R_k for action A_t."
+            )
+        # Kept with the arguments, so that a saved model loads without its environment.
+        matrix = np.asarray(matrix, dtype=np.float32)
+        self.estimator_kwargs = {
+            **self.estimator_kwargs,
+            "weights_kwargs": {**weights_kwargs, "matrix": matrix},
+        }
+        return {"matrix": matrix}
+
+
+class MetaPWR(A2C):
+    """Meta-PWR: pairwise-weighted rewards (Eqs. 10, 11) whose weights are learned by the metagradient (Eq. 15).
+
+    Weights are :class:`~tca_sb3.weights.tabular.Tabular` for ``Discrete`` observations and
+    :class:`~tca_sb3.weights.product.Product` otherwise; ``estimator_kwargs`` chooses others. Rollouts are whole episodes.
+    """
+
+    def __init__(
+        self, *args: Any, n_episodes: int | None = 1, meta_kwargs: dict[str, Any] | None = None, **kwargs: Any
+    ) -> None:
+        super().__init__(
+            *args, **{"estimator_class": PWR, **kwargs}, n_episodes=n_episodes, meta_kwargs=meta_kwargs or {}
+        )
+
+
+class MetaPWTD(A2C):
+    """Meta-PWTD: pairwise-weighted TD errors (Eq. 9) whose weights are learned by the metagradient (Eq. 15).
+
+    Weights as in :class:`MetaPWR`. PWTD may bootstrap, so a rollout may also be ``n_steps`` steps (``n_episodes=None``).
+    """
+
+    def __init__(
+        self, *args: Any, n_episodes: int | None = 1, meta_kwargs: dict[str, Any] | None = None, **kwargs: Any
+    ) -> None:
+        super().__init__(
+            *args, **{"estimator_class": PWTD, **kwargs}, n_episodes=n_episodes, meta_kwargs=meta_kwargs or {}
+        )

@@ -1,0 +1,301 @@
+"""Rollout buffers that keep what credit assignment needs: raw rewards, every last state, and where episodes end."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from stable_baselines3.common.buffers import DictRolloutBuffer, RolloutBuffer
+from torch import Tensor
+
+from tca_sb3.episodes import Episodes, Observations
+from tca_sb3.estimators.base import AdvantageEstimator, Estimate
+
+
+def _unflatten_discrete(array: np.ndarray, space: spaces.Space) -> np.ndarray:
+    """SB3 stores a Discrete observation as an array of one; its own shape is ``()``."""
+    return array[..., 0] if isinstance(space, spaces.Discrete) else array
+
+
+class RolloutLength(int):
+    """The ``n_rollout_steps`` of a rollout whose length is not known before.
+
+    ``OnPolicyAlgorithm.collect_rollouts`` runs ``while n_steps < n_rollout_steps``. Python asks the right-hand side of
+    ``<`` first when its class is a subclass, so this number can answer from what the buffer has seen,
+    and SB3's loop stays SB3's.
+    """
+
+    buffer: _EpisodeStorage
+
+    def __gt__(self, n_steps: int) -> bool:
+        return not self.buffer.has_enough_episodes(n_steps, cap=int(self))
+
+
+class _EpisodeStorage(RolloutBuffer):
+    """What both buffers share. SB3 fills it, an estimator reads it as :class:`~tca_sb3.episodes.Episodes`.
+
+    :param n_episodes: whole episodes a rollout trains on, for each environment; ``None`` for a fixed number of steps.
+    """
+
+    estimator: AdvantageEstimator
+    # RolloutBuffer.__init__ calls reset() before this class has set anything.
+    n_episodes: int | None = None
+    deferred = False
+    _shape: tuple[int, int] | None = None
+
+    def __init__(self, *args: Any, n_episodes: int | None = None, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.n_episodes = n_episodes
+        self.reset()
+
+    def reset(self) -> None:
+        if self._shape is not None:
+            self.buffer_size, self.n_envs = self._shape
+        self._shape = (self.buffer_size, self.n_envs)
+        super().reset()
+        self.discarded_steps = 0
+        self._ended = np.zeros(self.n_envs, dtype=np.int64)
+        self._raw_rewards: dict[tuple[int, int], float] = {}
+        self._last_states: dict[tuple[int, int], Any] = {}
+        self._next_obs: Any = None
+        self._last_values: np.ndarray | None = None
+        self._dones = np.zeros(self.n_envs, dtype=bool)
+        self._columns: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None
+        self._episodes: tuple[Episodes, Tensor] | None = None
+
+    def note_step(
+        self, rewards: np.ndarray, new_obs: Any, dones: np.ndarray, infos: list[dict[str, Any]]
+    ) -> None:
+        """Take down what SB3 is about to lose: called before :meth:`add`, before time-outs are folded into rewards.
+
+        :param rewards: as the environment gave them, ``(n_envs,)``.
+        :param new_obs: the next observations; for environments that are done, already of the next episode.
+        :param dones: ``(n_envs,)``.
+        :param infos: one a environment, with ``terminal_observation`` where done.
+        """
+        self._next_obs = new_obs
+        if not dones.any():
+            return
+        for env in np.flatnonzero(dones):
+            self._ended[env] += 1
+            self._last_states[self.pos, env] = infos[env]["terminal_observation"]
+            if infos[env].get("TimeLimit.truncated", False):
+                self._raw_rewards[self.pos, env] = float(rewards[env])
+
+    def add(self, *args: Any, **kwargs: Any) -> None:
+        if self.pos == self.buffer_size:
+            self._grow()
+        super().add(*args, **kwargs)
+
+    def _grow(self) -> None:
+        def doubled(array: np.ndarray) -> np.ndarray:
+            return np.concatenate([array, np.zeros_like(array)])
+
+        for name in ("actions", "rewards", "returns", "episode_starts", "values", "log_probs", "advantages"):
+            setattr(self, name, doubled(getattr(self, name)))
+        if isinstance(self.observations, dict):
+            self.observations = {key: doubled(array) for key, array in self.observations.items()}
+        else:
+            self.observations = doubled(self.observations)
+        self.buffer_size *= 2
+        self.full = False
+
+    def has_enough_episodes(self, n_steps: int, cap: int) -> bool:
+        """Whether every environment has finished ``n_episodes`` episodes.
+
+        :param n_steps: steps taken in this rollout by each environment.
+        :param cap: give up after so many.
+        :raises ValueError: at the cap, if an environment has not finished its episodes.
+        """
+        assert self.n_episodes is not None
+        if self._ended.min() >= self.n_episodes:
+            return True
+        if n_steps >= cap:
+            raise ValueError(
+                f"After {n_steps} steps an environment had finished {self._ended.min()} of n_episodes={self.n_episodes} "
+                "episodes of this rollout. Give the environment a time limit, or raise max_rollout_steps."
+            )
+        return False
+
+    def compute_returns_and_advantage(self, last_values: Tensor, dones: np.ndarray) -> None:
+        """SB3's hook at the end of a rollout; the estimator takes the place of its GAE.
+
+        :param last_values: the critic's values of the observations after the last step, ``(n_envs, 1)``.
+        :param dones: whether the last step ended an episode, ``(n_envs,)``.
+        """
+        self._last_values = last_values.detach().cpu().numpy().flatten()
+        self._dones = np.asarray(dones, dtype=bool)
+        self.full = True
+        self._find_columns()
+        if not self.deferred:
+            with torch.no_grad():
+                self.fill(self.estimator(*self.episodes()))
+
+    def _find_columns(self) -> None:
+        """Cut the rollout at episode ends: environment, first row and length of every column used."""
+        first = self.episode_starts[: self.pos] > 0
+        first[0] = True
+        env, start = np.nonzero(first.T)  # environment by environment, in time order
+        following = np.append(start[1:], self.pos)
+        following[np.append(env[1:] != env[:-1], True)] = self.pos
+        length = following - start
+        if self.n_episodes is not None:
+            # The first n_episodes of every environment, whatever their length: taking all that happen to be
+            # complete when the rollout stops would favour short ones.
+            rank = np.arange(len(env)) - np.searchsorted(env, env)
+            used = rank < self.n_episodes
+            env, start, length = env[used], start[used], length[used]
+            self.discarded_steps = int(self.pos * self.n_envs - length.sum())
+        self._columns = env, start, length
+
+    def episodes(self) -> tuple[Episodes, Tensor]:
+        """The rollout as episodes (or pieces of them), and the critic's values of their states.
+
+        :return: ``B`` columns of at most ``T`` steps, and ``v(S_0) … v(S_T)``, ``(T + 1, B)``, where ``v`` of a terminal state is 0.
+            Both share memory with the buffer where nothing had to be rearranged.
+        """
+        if self._episodes is None:
+            self._episodes = self._build_episodes()
+        return self._episodes
+
+    def _build_episodes(self) -> tuple[Episodes, Tensor]:
+        assert self._columns is not None and self._last_values is not None, "the rollout is not complete"
+        env, start, length = self._columns
+        horizon = int(length.max())
+        end = start + length - 1  # row of the last action
+        done = np.where(end == self.pos - 1, self._dones[env], True)
+        truncated = np.zeros(len(env), dtype=bool)
+        started = self.episode_starts[start, env] > 0
+        # Environments in step, one column each: the rollout is the batch. Otherwise gather.
+        aligned = len(env) == self.n_envs and horizon == self.pos and bool((length == horizon).all())
+        rows = np.minimum(start + np.arange(horizon)[:, None], end)
+        padding = None if aligned else np.arange(horizon)[:, None] >= length
+
+        def columns(array: np.ndarray) -> np.ndarray:
+            return array[: self.pos] if aligned else array[rows, env]
+
+        rewards = columns(self.rewards)
+        values = np.zeros((horizon + 1, len(env)), dtype=np.float32)
+        values[:-1] = columns(self.values)
+        if padding is not None:
+            rewards[padding] = 0.0
+            values[:-1][padding] = 0.0
+        cut = np.flatnonzero(~done)
+        values[length[cut], cut] = self._last_values[env[cut]]
+        if self._raw_rewards:
+            if aligned:
+                rewards = rewards.copy()
+            for column in np.flatnonzero(done):
+                raw = self._raw_rewards.get((int(end[column]), int(env[column])))
+                if raw is not None:
+                    truncated[column] = True
+                    last = int(length[column]) - 1
+                    # SB3 added γ v(S_T) to this reward; take it apart again.
+                    if self.gamma > 0:
+                        values[last + 1, column] = (rewards[last, column] - raw) / self.gamma
+                    rewards[last, column] = raw
+        terminated = done & ~truncated
+
+        last_states = {
+            column: self._last_states[int(end[column]), int(env[column])] for column in np.flatnonzero(done)
+        }
+
+        def states(array: np.ndarray, space: spaces.Space, key: str | None) -> Tensor:
+            def of(source: Any) -> Any:
+                return source if key is None else source[key]
+
+            out = np.empty((horizon + 1, len(env), *array.shape[2:]), dtype=array.dtype)
+            out[:-1] = columns(array)
+            # Padding repeats the column's last state: a value the observation space allows.
+            final = np.asarray(of(self._next_obs))[env].reshape(len(env), *array.shape[2:]).copy()
+            for column, state in last_states.items():
+                final[column] = np.asarray(of(state)).reshape(array.shape[2:])
+            if padding is None:
+                out[-1] = final
+            else:
+                beyond = np.arange(horizon + 1)[:, None] >= length
+                out[beyond] = np.broadcast_to(final, out.shape)[beyond]
+            return self._tensor(_unflatten_discrete(out, space))
+
+        observations: Observations
+        if isinstance(self.observations, dict):
+            assert isinstance(self.observation_space, spaces.Dict)
+            observations = {
+                key: states(array, self.observation_space[key], key)
+                for key, array in self.observations.items()
+            }
+        else:
+            observations = states(self.observations, self.observation_space, None)
+        episodes = Episodes(
+            observations=observations,
+            actions=self._tensor(columns(self.actions).astype(np.float32, copy=False)),
+            rewards=self._tensor(rewards),
+            lengths=self._tensor(length),
+            terminated=self._tensor(terminated),
+            truncated=self._tensor(truncated),
+            started=self._tensor(started),
+        )
+        return episodes, self._tensor(values)
+
+    def _tensor(self, array: np.ndarray) -> Tensor:
+        return torch.from_numpy(array).to(self.device)
+
+    def fill(self, estimate: Estimate) -> None:
+        """Write advantages and value targets where SB3's ``train()`` looks for them.
+
+        :raises ValueError: if they are not finite or have the wrong shape.
+        """
+        assert self._columns is not None
+        env, start, length = self._columns
+        for name, source, target in (
+            ("advantages", estimate.advantages, self.advantages),
+            ("value targets", estimate.value_targets, self.returns),
+        ):
+            array = source.detach().cpu().numpy()
+            if array.shape != (int(length.max()), len(env)):
+                raise ValueError(
+                    f"{type(self.estimator).__name__} returned {name} of shape {array.shape}; "
+                    f"it needs (T, B) = {(int(length.max()), len(env))}."
+                )
+            real = np.arange(len(array))[:, None] < length
+            rows = start + np.arange(len(array))[:, None]
+            target[rows[real], np.broadcast_to(env, real.shape)[real]] = array[real]
+            if not np.isfinite(array[real]).all():
+                raise ValueError(f"{type(self.estimator).__name__} returned {name} that are NaN or infinite.")
+
+    def get(self, batch_size: int | None = None) -> Any:
+        if not self.generator_ready:
+            self._keep_used_steps()
+        return super().get(batch_size)
+
+    def _keep_used_steps(self) -> None:
+        """Drop the rows that no column uses, so that SB3 neither sees nor counts them."""
+        assert self._columns is not None and self._shape is not None
+        if self.n_episodes is None:
+            return
+        env, start, length = self._columns
+        rows = np.concatenate([np.arange(s, s + n) for s, n in zip(start, length, strict=True)])
+        envs = np.repeat(env, length)
+        # The next rollout begins with room for as many steps as this one took.
+        self._shape = (self.pos, self.n_envs)
+
+        def used(array: np.ndarray) -> np.ndarray:
+            return array[rows, envs][:, None]
+
+        for name in ("actions", "values", "log_probs", "advantages", "returns"):
+            setattr(self, name, used(getattr(self, name)))
+        if isinstance(self.observations, dict):
+            self.observations = {key: used(array) for key, array in self.observations.items()}
+        else:
+            self.observations = used(self.observations)
+        self.buffer_size, self.n_envs = len(rows), 1
+
+
+class EpisodeBuffer(_EpisodeStorage):
+    """Rollout buffer for array observations; see the module's first line."""
+
+
+class DictEpisodeBuffer(_EpisodeStorage, DictRolloutBuffer):
+    """Rollout buffer for dict observations."""

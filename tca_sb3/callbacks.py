@@ -1,0 +1,151 @@
+"""Callbacks: the outer loop, and looking at what it learned."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+from stable_baselines3.common.callbacks import BaseCallback
+
+if TYPE_CHECKING:
+    from tca_sb3.algorithms import CreditMixin
+
+
+def _credit_model(callback: BaseCallback) -> CreditMixin:
+    model: Any = callback.model
+    if not hasattr(model, "estimator"):
+        raise TypeError(
+            f"{type(callback).__name__} got a {type(model).__module__}.{type(model).__name__}; it needs an algorithm with a "
+            "pluggable estimator: write `from tca_sb3 import A2C`."
+        )
+    return cast("CreditMixin", model)
+
+
+class MetaGradientCallback(BaseCallback):
+    """Learns the weight function of the model's estimator while the policy learns (Eqs. 15, 16).
+
+    At the end of every rollout ``τ′``, collected with ``θ′``: move ``η`` by the gradient of ``J(θ′; τ′)`` through the
+    last inner step, and have the buffer filled with advantages under the new ``η``; SB3's ``train()`` then makes the
+    next inner step. ``τ′`` is reused as the next ``τ``.
+
+    The state (``η``, its optimiser, ``v_φ``, the snapshot of the last inner step) belongs to the model and is saved and
+    loaded with it.
+
+    :param meta_kwargs: arguments of :class:`~tca_sb3.meta.MetaLearner`: ``learning_rate``, ``value_learning_rate``, ``gamma``,
+        ``gae_lambda``, ``outer_momentum``; by default the model's ``gamma`` and ``gae_lambda``.
+    """
+
+    def __init__(self, verbose: int = 0, **meta_kwargs: Any) -> None:
+        super().__init__(verbose)
+        self.meta_kwargs = meta_kwargs
+
+    def _init_callback(self) -> None:
+        model = _credit_model(self)
+        if model.meta is None:
+            model.attach_meta(self.meta_kwargs)
+        elif self.meta_kwargs and self.meta_kwargs != model.meta_kwargs:
+            raise ValueError(
+                f"MetaGradientCallback got {self.meta_kwargs} but the model's outer loop runs with {model.meta_kwargs}; "
+                "pass meta_kwargs to the model, or the same arguments to the callback."
+            )
+
+    def _on_rollout_end(self) -> None:
+        model = _credit_model(self)
+        for name, value in model.outer_step().items():
+            self.logger.record(f"meta/{name}", value)
+
+    def _on_step(self) -> bool:
+        return True
+
+
+class CreditHeatmap(BaseCallback):
+    """Draws the pairwise weights: as an image for TensorBoard, and as PNG files if a folder is given.
+
+    Rows are action times (or states), columns the times (states) at which rewards arrive.
+
+    :param every: rollouts between two pictures.
+    :param folder: where to write ``credit_<timesteps>.png``; ``None`` for TensorBoard only.
+    :param by: ``"time"``: the average over the rollout's episodes, pairs ``k <= t`` left blank. ``"state"``: the table of a
+        tabular weight function, pairs that have not occurred together in an episode left blank.
+    :raises ValueError: if ``by`` is neither.
+    """
+
+    def __init__(
+        self, every: int = 100, folder: str | Path | None = None, by: str = "time", verbose: int = 0
+    ) -> None:
+        super().__init__(verbose)
+        if by not in ("time", "state"):
+            raise ValueError(f"CreditHeatmap got by={by!r}; write by='time' or by='state'.")
+        if every < 1:
+            raise ValueError(f"CreditHeatmap got every={every}; it must be at least 1.")
+        self.every = every
+        self.folder = None if folder is None else Path(folder)
+        self.by = by
+        self._rollouts = 0
+
+    def _init_callback(self) -> None:
+        model = _credit_model(self)
+        if not hasattr(model.estimator, "weights"):
+            raise ValueError(
+                f"CreditHeatmap has nothing to draw: {type(model.estimator).__name__} has no weight function; "
+                "use it with PWTD or PWR."
+            )
+        if self.by == "state" and not hasattr(model.estimator.weights, "table"):
+            raise ValueError(
+                f"CreditHeatmap(by='state') needs Tabular weights, not {type(model.estimator.weights).__name__}; "
+                "write by='time'."
+            )
+        if self.folder is not None:
+            self.folder.mkdir(parents=True, exist_ok=True)
+
+    def _on_rollout_end(self) -> None:
+        self._rollouts += 1
+        if (self._rollouts - 1) % self.every:
+            return
+        # SB3's own plotting dependency; imported late because most runs draw nothing.
+        from matplotlib.figure import Figure as MplFigure
+        from stable_baselines3.common.logger import Figure
+
+        picture = MplFigure(figsize=(5, 4.2), layout="constrained")
+        draw_credit(picture, self.matrix(), self.by, f"{self.num_timesteps} steps")
+        if self.folder is not None:
+            picture.savefig(self.folder / f"credit_{self.num_timesteps:09d}.png", dpi=120)
+        self.logger.record(
+            "credit/weights", Figure(picture, close=True), exclude=("stdout", "log", "json", "csv")
+        )
+
+    def matrix(self) -> np.ndarray:
+        """The weights to draw; NaN where there is no pair."""
+        model = _credit_model(self)
+        if self.by == "state":
+            seen = model.seen_state_pairs()
+            return np.where(seen, cast(Any, model.estimator.weights).table().cpu().numpy(), np.nan)
+        return model.mean_weights()
+
+    def _on_step(self) -> bool:
+        return True
+
+
+def draw_credit(figure: Any, weights: np.ndarray, by: str, title: str) -> None:
+    """A heatmap of pairwise weights on a matplotlib figure.
+
+    :param weights: ``(n, n)``, NaN where there is no pair.
+    :param by: ``"time"`` or ``"state"``, for the axes' names.
+    """
+    axes = figure.subplots()
+    # By time, the first column is the arrival at time 1.
+    left = 0.5 if by == "time" else -0.5
+    n = len(weights)
+    image = axes.imshow(
+        weights,
+        vmin=0,
+        vmax=1,
+        cmap="viridis",
+        interpolation="nearest",
+        extent=(left, left + n, n - 0.5, -0.5),
+    )
+    axes.set_xlabel("time k at which the reward arrives" if by == "time" else "state the reward arrives in")
+    axes.set_ylabel("time t of the action" if by == "time" else "state of the action")
+    axes.set_title(title)
+    figure.colorbar(image, ax=axes, label="weight")

@@ -1,0 +1,346 @@
+"""The outer loop: Eqs. 15 and 16.
+
+One inner step is ``θ′ = θ − U(g)`` with ``g(η) = ∇_θ L_inner(θ; η, τ)``. By the chain rule
+
+    ``∇_η J(θ′) = ∇_η [g(η) · u]``,  ``u = −(∂U/∂g)ᵀ ∇_θ′ J(θ′; τ′)``,
+
+and ``g(η)·u`` needs only directional derivatives of ``log π_θ`` (and of ``v`` where the value targets depend on ``η``): no
+second-order graph is built (see :func:`tca_sb3.objectives.adjoint_loss`).
+
+Reading note: as in the paper, the outer objective leaves out the effect of ``θ`` on later sampling, and ``v_ψ`` is a constant.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tca_sb3.directional import Linearization
+from tca_sb3.episodes import Episodes, map_observations
+from tca_sb3.estimators.base import Estimate, WeightedEstimator
+from tca_sb3.inner import InnerOptimizer, OptimizerState, flatten, unflatten
+from tca_sb3.objectives import adjoint_loss, normalize, policy_gradient_loss, value_loss
+from tca_sb3.returns import lambda_advantages, td_errors
+
+
+def episode_values(value_net: Callable[[Any], Tensor], episodes: Episodes) -> Tensor:
+    """``v(S_0) … v(S_T)`` of every column, 0 in terminal states and in the padding.
+
+    :param value_net: maps observations ``(n, ...)`` to values ``(n,)`` or ``(n, 1)``.
+    :return: shape ``(T + 1, B)``.
+    """
+    states = map_observations(lambda part: part.flatten(0, 1), episodes.observations)
+    values = value_net(states).view(episodes.horizon + 1, episodes.batch_size)
+    times = torch.arange(episodes.horizon + 1, device=values.device).unsqueeze(1)
+    # The last state counts unless it is terminal.
+    return values * (times < episodes.lengths + (~episodes.terminated).long())
+
+
+def regular_advantages(
+    episodes: Episodes, values: Tensor, gamma: float, gae_lambda: float
+) -> tuple[Tensor, Tensor]:
+    """The outer loop's ``Ψ_t``: Eq. 8 with the regular value function, and its λ-returns.
+
+    :param values: ``v_φ(S_0) … v_φ(S_T)``, shape ``(T + 1, B)``.
+    :return: advantages and value targets, each ``(T, B)``, meaningless in the padding.
+    """
+    errors = td_errors(episodes.rewards, values, gamma) * episodes.mask
+    advantages = lambda_advantages(errors, gamma, gae_lambda)
+    return advantages, advantages + values[:-1]
+
+
+def policy_actions(policy: Any, episodes: Episodes) -> Tensor:
+    """The actions of ``episodes`` in the shape that an SB3 policy's ``evaluate_actions`` takes."""
+    actions = episodes.flat_actions
+    if type(policy.action_space).__name__ == "Discrete":
+        return actions.long().flatten()
+    return actions
+
+
+@dataclass
+class InnerStep:
+    """What the last inner step was made of; enough to differentiate through it at any later time.
+
+    :param parameters: ``θ`` before the step, flat.
+    :param gradient: ``g``, before clipping, flat.
+    :param optimizer: the optimiser's settings.
+    :param optimizer_state: its state before the step.
+    :param episodes: ``τ``.
+    :param values: the critic's values of ``τ``, ``(T + 1, B)``.
+    """
+
+    parameters: Tensor
+    gradient: Tensor
+    optimizer: InnerOptimizer
+    optimizer_state: OptimizerState
+    episodes: Episodes
+    values: Tensor
+
+
+class MetaLearner:
+    """Holds and trains ``η``: the weight function inside an estimator.
+
+    It owns what the outer loop adds to a model: the optimiser of ``η``, the regular value function ``v_φ`` with its
+    optimiser, and the snapshot of the last inner step. ``state_dict`` covers all of it, so that a resumed run
+    continues exactly.
+
+    :param estimator: the estimator whose weight function has parameters to learn.
+    :param value_net: ``v_φ``, from observations ``(n, ...)`` to ``(n, 1)``; ``None`` where the policy's critic predicts the regular
+        return and serves the outer loop too.
+    :param learning_rate: of ``η`` (Adam).
+    :param value_learning_rate: of ``v_φ`` (Adam).
+    :param gamma: discount of the outer objective.
+    :param gae_lambda: λ of the outer advantage.
+    :param outer_momentum: weight of the past in a running average of the outer policy gradient; 0 is the paper's algorithm,
+        larger values are ours and a deviation from Eq. 15 (gradients at successive ``θ′`` are mixed).
+    :raises ValueError: if the weight function has no parameters, or a number is out of range.
+    """
+
+    def __init__(
+        self,
+        estimator: WeightedEstimator,
+        value_net: nn.Module | None,
+        *,
+        gamma: float,
+        gae_lambda: float,
+        learning_rate: float = 1e-3,
+        value_learning_rate: float = 1e-3,
+        outer_momentum: float = 0.0,
+    ) -> None:
+        eta = [parameter for parameter in estimator.parameters() if parameter.requires_grad]
+        if not eta:
+            raise ValueError(
+                f"{type(estimator).__name__} has no parameters for the metagradient to learn; give it a weights_class "
+                "that has some (Tabular, Product), or drop the MetaGradientCallback."
+            )
+        if not (learning_rate > 0 and value_learning_rate > 0 and 0.0 <= outer_momentum < 1.0):
+            raise ValueError(
+                f"MetaLearner got learning_rate={learning_rate}, value_learning_rate={value_learning_rate}, "
+                f"outer_momentum={outer_momentum}; rates must be positive and the momentum in [0, 1)."
+            )
+        self.estimator = estimator
+        self.value_net = value_net
+        self.gamma = gamma
+        self.gae_lambda = gae_lambda
+        self.outer_momentum = outer_momentum
+        self.optimizer = torch.optim.Adam(eta, lr=learning_rate)
+        self.value_optimizer = (
+            None if value_net is None else torch.optim.Adam(value_net.parameters(), lr=value_learning_rate)
+        )
+        self._last: InnerStep | None = None
+        self._outer_average: Tensor | None = None
+        # Caches of what can be recomputed from `_last`: never saved.
+        self._linearization: Linearization | None = None
+        self._estimate: Estimate | None = None
+        self._pending: tuple[Episodes, Tensor, Linearization] | None = None
+
+    def outer_step(
+        self,
+        policy: nn.Module,
+        episodes: Episodes,
+        values: Tensor,
+        vf_coef: float,
+        normalize_advantage: bool,
+    ) -> dict[str, float]:
+        """One move of ``η`` with ``τ′`` = ``episodes``, if an inner step came before; then fit ``v_φ``.
+
+        :param policy: the policy at ``θ′``, with which ``episodes`` were collected.
+        :param values: the critic's values of ``episodes``, ``(T + 1, B)``.
+        :param vf_coef: the weight of the value loss in the inner loss.
+        :param normalize_advantage: whether the inner loss normalises advantages.
+        :return: what is worth logging.
+        """
+        linearization = Linearization(policy, episodes.flat_observations, policy_actions(policy, episodes))
+        with torch.no_grad():
+            outer_values = values if self.value_net is None else episode_values(self.value_net, episodes)
+            advantages, targets = regular_advantages(episodes, outer_values, self.gamma, self.gae_lambda)
+        outer_loss = policy_gradient_loss(episodes.flatten(advantages), linearization.log_prob)
+        outer_gradient = flatten(linearization.gradient(outer_loss).values())
+        linearization.freeze()
+        if self.outer_momentum > 0:
+            if self._outer_average is not None:
+                outer_gradient = torch.lerp(outer_gradient, self._outer_average, self.outer_momentum)
+            self._outer_average = outer_gradient
+        stats = {"outer_loss": outer_loss.item()}
+        if self._last is not None:
+            stats["grad_norm"] = self._move_eta(policy, outer_gradient, vf_coef, normalize_advantage)
+        if self.value_net is not None:
+            stats["value_loss"] = self._fit_value(episodes, targets)
+        self._pending = (episodes, values, linearization)
+        return stats
+
+    def estimate(self, episodes: Episodes, values: Tensor) -> Estimate:
+        """Advantages under the present ``η``, with their graph; kept for the outer step after the coming inner step."""
+        with torch.enable_grad():
+            self._estimate = self.estimator(episodes, values)
+        return self._estimate
+
+    def metagradient(
+        self, policy: nn.Module, outer_gradient: Tensor, vf_coef: float, normalize_advantage: bool
+    ) -> list[Tensor]:
+        """Eq. 15 through the last inner step.
+
+        :param outer_gradient: ``∇_θ′`` of the outer loss, flat.
+        :return: the gradient of the outer loss with respect to each parameter of the weight function.
+        """
+        last = self._last
+        assert last is not None, "no inner step was recorded"
+        pulled = last.optimizer.pull_back(last.gradient, last.optimizer_state, outer_gradient)
+        named = dict(policy.named_parameters())
+        if self._linearization is None:  # first outer step after loading
+            self._linearization = Linearization(
+                policy,
+                last.episodes.flat_observations,
+                policy_actions(policy, last.episodes),
+                {name: part.clone() for name, part in unflatten(last.parameters, named).items()},
+            )
+            self._linearization.freeze()
+        estimate = self._estimate or self.estimate(last.episodes, last.values)
+        targets = last.episodes.flatten(estimate.value_targets)
+        along_log_prob, along_values = self._linearization.along(
+            unflatten(-pulled, named), values=targets.requires_grad
+        )
+        inner_advantages = last.episodes.flatten(estimate.advantages)
+        if normalize_advantage:
+            inner_advantages = normalize(inner_advantages)
+        loss = adjoint_loss(
+            inner_advantages,
+            targets,
+            along_log_prob,
+            along_values if targets.requires_grad else None,
+            vf_coef,
+        )
+        eta = self.optimizer.param_groups[0]["params"]
+        grads = torch.autograd.grad(loss, eta, allow_unused=True)
+        return [torch.zeros_like(p) if g is None else g for p, g in zip(eta, grads, strict=True)]
+
+    def _move_eta(
+        self, policy: nn.Module, outer_gradient: Tensor, vf_coef: float, normalize_advantage: bool
+    ) -> float:
+        gradient = self.metagradient(policy, outer_gradient, vf_coef, normalize_advantage)
+        for parameter, part in zip(self.optimizer.param_groups[0]["params"], gradient, strict=True):
+            parameter.grad = part
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return flatten(gradient).norm().item()
+
+    def _fit_value(self, episodes: Episodes, targets: Tensor) -> float:
+        assert self.value_net is not None and self.value_optimizer is not None
+        with torch.enable_grad():
+            loss = value_loss(episodes.flatten(targets), self.value_net(episodes.flat_observations).flatten())
+        self.value_optimizer.zero_grad()
+        loss.backward()
+        self.value_optimizer.step()
+        return loss.item()
+
+    @contextlib.contextmanager
+    def recording(
+        self, policy: nn.Module, optimizer: torch.optim.Optimizer, max_grad_norm: float
+    ) -> Iterator[None]:
+        """Record the inner step that is made inside the ``with`` block (SB3's own ``train()``).
+
+        :raises ValueError: if the optimiser has no differentiable step here, or more than one gradient step is made.
+        """
+        assert self._pending is not None, "outer_step() comes before the inner step"
+        settings = InnerOptimizer.of(optimizer, max_grad_norm)
+        state = settings.state_of(optimizer)
+        parameters = list(policy.parameters())
+        before = flatten(parameter.detach() for parameter in parameters)
+        gradients: dict[int, Tensor] = {}
+
+        def keep(parameter: Tensor) -> None:
+            if id(parameter) in gradients:
+                raise ValueError(
+                    "The metagradient goes through one gradient step per rollout but the algorithm made another; use A2C, "
+                    "or PPO with n_epochs=1 and batch_size equal to the whole rollout."
+                )
+            assert parameter.grad is not None
+            gradients[id(parameter)] = parameter.grad.clone()
+
+        hooks = [p.register_post_accumulate_grad_hook(keep) for p in parameters if p.requires_grad]
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+        gradient = flatten(gradients.get(id(p), torch.zeros_like(p)) for p in parameters)
+        # The learning rate is read after the step: SB3 sets it from its schedule inside train().
+        settings = InnerOptimizer.of(optimizer, max_grad_norm)
+        episodes, values, self._linearization = self._pending
+        self._last = InnerStep(before, gradient, settings, state, episodes, values)
+        self._pending = None
+
+    def forget(self) -> None:
+        """Drop the snapshot of the last inner step, for when ``θ`` is set from outside."""
+        self._last = self._linearization = self._estimate = self._outer_average = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything but ``η`` itself, which the estimator holds; tensors and plain values only."""
+        last = None
+        if self._last is not None:
+            episodes = {name: getattr(self._last.episodes, name) for name in Episodes.__dataclass_fields__}
+            last = {
+                "parameters": self._last.parameters,
+                "gradient": self._last.gradient,
+                "optimizer": asdict(self._last.optimizer),
+                "optimizer_state": self._last.optimizer_state,
+                "episodes": episodes,
+                "values": self._last.values,
+            }
+        return {
+            "optimizer": self.optimizer.state_dict(),
+            "value_net": None if self.value_net is None else self.value_net.state_dict(),
+            "value_optimizer": None if self.value_optimizer is None else self.value_optimizer.state_dict(),
+            "outer_average": self._outer_average,
+            "last": last,
+        }
+
+    def load_state_dict(self, state: dict[str, Any], strict: bool = True) -> None:
+        """Take over what :meth:`state_dict` gave."""
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.value_net is not None and self.value_optimizer is not None:
+            self.value_net.load_state_dict(state["value_net"], strict=strict)
+            self.value_optimizer.load_state_dict(state["value_optimizer"])
+        self.forget()
+        self._outer_average = state["outer_average"]
+        if state["last"] is not None:
+            last = dict(state["last"])
+            last["optimizer"] = InnerOptimizer(**last["optimizer"])
+            last["episodes"] = Episodes(**last["episodes"])
+            self._last = InnerStep(**last)
+
+
+def unroll(
+    parameters: Tensor,
+    optimizer: InnerOptimizer,
+    inner_losses: Sequence[Callable[[Tensor], Tensor]],
+    outer_losses: Sequence[Callable[[Tensor], Tensor]],
+    optimizer_state: OptimizerState | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Several inner steps with their graph, and the outer loss after each (§5.1, "inner-loop reset").
+
+    ``θ_{i+1} = θ_i − U(∇_θ inner_losses[i](θ_i))``; the result is ``Σ_i outer_losses[i](θ_{i+1})``, whose gradient goes through all
+    the preceding updates.
+
+    :param parameters: ``θ_0``, shape ``(..., n_parameters)``; leading dimensions are independent lifetimes, then each loss must be a
+        sum over lifetimes.
+    :param optimizer: the inner optimiser's settings.
+    :param inner_losses: functions of ``θ``; ``η`` is in their closures.
+    :param outer_losses: functions of ``θ``, one for each inner step.
+    :param optimizer_state: state before the first step; fresh by default.
+    :return: the summed outer loss and the last ``θ``.
+    """
+    theta = parameters if parameters.requires_grad else parameters.detach().requires_grad_()
+    state = optimizer.initial_state(theta) if optimizer_state is None else optimizer_state
+    total = torch.zeros((), dtype=theta.dtype, device=theta.device)
+    for inner_loss, outer_loss in zip(inner_losses, outer_losses, strict=True):
+        (gradient,) = torch.autograd.grad(inner_loss(theta), theta, create_graph=True)
+        decrement, state = optimizer.update(gradient, state)
+        theta = theta - decrement
+        total = total + outer_loss(theta)
+    return total, theta

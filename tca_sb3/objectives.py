@@ -1,0 +1,75 @@
+"""The losses of the inner and the outer loop, in the form that SB3 minimises."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+
+def normalize(advantages: Tensor) -> Tensor:
+    """Zero mean and unit deviation, as SB3's ``normalize_advantage`` does; shape unchanged."""
+    return (advantages - advantages.mean()) / (advantages.std() + 1e-8)
+
+
+def policy_gradient_loss(advantages: Tensor, log_prob: Tensor) -> Tensor:
+    """Eqs. 12 and 16, whose gradient is minus the gradient of ``−mean_t Ψ_t log π_θ(A_t|S_t)``.
+
+    Reading note: the paper sums over the steps of an episode, SB3 averages over the steps of a rollout; the factor
+    between them belongs to the learning rate.
+
+    :param advantages: ``Ψ_t``, shape ``(n,)``, held constant.
+    :param log_prob: ``log π_θ(A_t|S_t)``, shape ``(n,)``.
+    """
+    return -(advantages * log_prob).mean()
+
+
+def value_loss(targets: Tensor, values: Tensor) -> Tensor:
+    """Eq. 14: ``mean_t (G_{η,t} − v_ψ(S_t))²``.
+
+    :param targets: shape ``(n,)``.
+    :param values: shape ``(n,)``.
+    """
+    return (targets - values).square().mean()
+
+
+def inner_loss(
+    advantages: Tensor,
+    targets: Tensor,
+    log_prob: Tensor,
+    values: Tensor,
+    entropy: Tensor | None,
+    ent_coef: float,
+    vf_coef: float,
+) -> Tensor:
+    """Eq. 13 with the value loss of Eq. 14 beside it: what ``stable_baselines3.A2C.train`` minimises.
+
+    :param entropy: ``H(π_θ(·|S_t))``, shape ``(n,)``; ``None`` where it has no closed form, then ``−log π`` stands in.
+    """
+    bonus = (-log_prob if entropy is None else entropy).mean()
+    return (
+        policy_gradient_loss(advantages, log_prob) - ent_coef * bonus + vf_coef * value_loss(targets, values)
+    )
+
+
+def adjoint_loss(
+    advantages: Tensor,
+    targets: Tensor,
+    log_prob_along_u: Tensor,
+    values_along_u: Tensor | None,
+    vf_coef: float,
+) -> Tensor:
+    """``g(η)·u`` up to terms without ``η``, where ``g = ∇_θ inner_loss``: the adjoint form of Eq. 15.
+
+    Its gradient with respect to ``η`` is the metagradient if ``u`` is the outer gradient pulled back through the
+    optimiser's step. Read it as: raise the credit of actions whose log-probability moves the outer objective up.
+
+    :param advantages: ``Ψ_{η,t}``, shape ``(n,)``, with its graph to ``η``.
+    :param targets: the critic's targets, shape ``(n,)``, with their graph to ``η`` if they have one.
+    :param log_prob_along_u: directional derivatives ``D_u log π_θ(A_t|S_t)``, shape ``(n,)``.
+    :param values_along_u: directional derivatives ``D_u v(S_t)``, shape ``(n,)``; ``None`` if the targets do not depend on ``η``.
+    :param vf_coef: the weight of the value loss in the inner loss.
+    """
+    loss = policy_gradient_loss(advantages, log_prob_along_u)
+    if values_along_u is not None:
+        # d/dη of ∇_θ (G − v)² · u = −2 (dG/dη) D_u v; the rest of the square has no η.
+        loss = loss - 2.0 * vf_coef * (targets * values_along_u).mean()
+    return loss

@@ -1,0 +1,118 @@
+"""Returns and advantages: Eqs. 4 and 7-11 of "Adaptive Pairwise Weights for Temporal Credit Assignment".
+
+Pure functions on tensors. ``rewards[k - 1]`` is ``R_k``, ``values[t]`` is ``v(S_t)``, and row ``t`` of every
+result belongs to action ``A_t`` (see :mod:`tca_sb3.episodes`). ``values`` at the end of a column is 0 after termination
+and the bootstrap value otherwise. In the padding after a column's end, rewards and TD errors must be 0; then padding
+never reaches a real step.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def episode_returns(rewards: Tensor, gamma: float) -> Tensor:
+    """Eq. 4, the sum inside the expectation: ``Σ_{t=1..T} γ^{t-1} R_t``.
+
+    :param rewards: ``R_1 … R_T``, shape ``(T, B)``.
+    :param gamma: discount factor.
+    :return: shape ``(B,)``.
+    """
+    exponents = torch.arange(rewards.shape[0], device=rewards.device, dtype=rewards.dtype)
+    return (gamma**exponents).to(rewards.dtype) @ rewards
+
+
+def discounted_returns(rewards: Tensor, gamma: float) -> Tensor:
+    """``G_t = Σ_{k=t+1..T} γ^{k-t-1} R_k``, the return above Eq. 1.
+
+    :param rewards: ``R_1 … R_T``, shape ``(T, B)``. For a column that was cut before its terminal state, add the
+        bootstrap ``γ v(S_T)`` to its last reward.
+    :param gamma: discount factor.
+    :return: shape ``(T, B)``.
+    """
+    rows = list(rewards.unbind(0))
+    for t in reversed(range(len(rows) - 1)):
+        rows[t] = rows[t] + gamma * rows[t + 1]
+    return torch.stack(rows)
+
+
+def td_errors(rewards: Tensor, values: Tensor, gamma: float) -> Tensor:
+    """``δ_k = R_k + γ v(S_k) − v(S_{k-1})``, below Eq. 8.
+
+    :param rewards: ``R_1 … R_T``, shape ``(T, B)``.
+    :param values: ``v(S_0) … v(S_T)``, shape ``(T + 1, B)``.
+    :param gamma: discount factor.
+    :return: ``δ_1 … δ_T``, shape ``(T, B)``.
+    """
+    return rewards + gamma * values[1:] - values[:-1]
+
+
+def monte_carlo_advantages(returns: Tensor, values: Tensor) -> Tensor:
+    """Eq. 7: ``Ψ_t = G_t − v(S_t)``.
+
+    :param returns: ``G_0 … G_{T-1}``, shape ``(T, B)``.
+    :param values: ``v(S_0) … v(S_T)``, shape ``(T + 1, B)``.
+    :return: shape ``(T, B)``.
+    """
+    return returns - values[:-1]
+
+
+def lambda_advantages(td_errors: Tensor, gamma: float, gae_lambda: float) -> Tensor:
+    """Eq. 8: ``Ψ_t = Σ_{k=t+1..T} (γλ)^{k-t-1} δ_k``, by the recursion ``Ψ_t = δ_{t+1} + γλ Ψ_{t+1}``.
+
+    :param td_errors: ``δ_1 … δ_T``, shape ``(T, B)``.
+    :param gamma: discount factor.
+    :param gae_lambda: the trace parameter λ.
+    :return: shape ``(T, B)``.
+    """
+    rate = gamma * gae_lambda
+    rows = list(td_errors.unbind(0))
+    for t in reversed(range(len(rows) - 1)):
+        rows[t] = rows[t] + rate * rows[t + 1]
+    return torch.stack(rows)
+
+
+def pairwise_sum(weights: Tensor, signal: Tensor) -> Tensor:
+    """``Σ_{k=t+1..T} w[t, k] x_k``, the sum that Eqs. 9 and 10 share.
+
+    Weights are stored as ``(B, T, T)``, because a batched matrix product is many times faster than an einsum
+    over ``(T, T, B)``. Entries with ``k <= t`` (below the diagonal of the stored matrix) are ignored.
+
+    :param weights: ``w[b, t, k - 1] = f(S_t, S_k, k − t)``, shape ``(B, T, T)``.
+    :param signal: ``x_1 … x_T`` (rewards or TD errors), shape ``(T, B)``, 0 in the padding.
+    :return: shape ``(T, B)``.
+    """
+    return torch.bmm(weights.triu(), signal.T.unsqueeze(2)).squeeze(2).T
+
+
+def pwtd_advantages(weights: Tensor, td_errors: Tensor) -> Tensor:
+    """Eq. 9: ``Ψ_t = Σ_{k=t+1..T} f_η(S_t, S_k, k − t) δ_k``.
+
+    :param weights: shape ``(B, T, T)``, see :func:`pairwise_sum`.
+    :param td_errors: ``δ_1 … δ_T``, shape ``(T, B)``.
+    :return: shape ``(T, B)``.
+    """
+    return pairwise_sum(weights, td_errors)
+
+
+def pwr_returns(weights: Tensor, rewards: Tensor) -> Tensor:
+    """Eq. 10: ``G_{η,t} = Σ_{k=t+1..T} f_η(S_t, S_k, k − t) R_k``.
+
+    Reading note: ``f`` takes the place of the discount; no further ``γ`` enters.
+
+    :param weights: shape ``(B, T, T)``, see :func:`pairwise_sum`.
+    :param rewards: ``R_1 … R_T``, shape ``(T, B)``.
+    :return: shape ``(T, B)``.
+    """
+    return pairwise_sum(weights, rewards)
+
+
+def pwr_advantages(weighted_returns: Tensor, values: Tensor) -> Tensor:
+    """Eq. 11: ``Ψ_{η,t} = G_{η,t} − v_ψ(S_t)``.
+
+    :param weighted_returns: ``G_{η,0} … G_{η,T-1}`` of Eq. 10, shape ``(T, B)``.
+    :param values: ``v_ψ(S_0) … v_ψ(S_T)``, shape ``(T + 1, B)``; the last row is not used.
+    :return: shape ``(T, B)``.
+    """
+    return weighted_returns - values[:-1]
