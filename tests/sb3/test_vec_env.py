@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -115,9 +116,7 @@ def without_time(info: dict[str, Any]) -> dict[str, Any]:
 @pytest.mark.parametrize("copy", [True, False])
 @pytest.mark.parametrize("mode", [AutoresetMode.SAME_STEP, AutoresetMode.DISABLED])
 @pytest.mark.parametrize("space", OBSERVATION_SPACES.values(), ids=OBSERVATION_SPACES.keys())
-def test_gives_what_dummy_vec_env_over_monitor_gives(
-    space: spaces.Space, mode: AutoresetMode, copy: bool
-) -> None:
+def test_gives_what_dummy_vec_env_over_monitor_gives(space: spaces.Space, mode: AutoresetMode, copy: bool) -> None:
     def make() -> gym.Env:
         return RandomEnv(type(space)(**space_arguments(space)))
 
@@ -151,6 +150,9 @@ def test_gives_what_dummy_vec_env_over_monitor_gives(
                 info, their_info = without_time(infos[index]), without_time(their_infos[index])
                 assert_same(info.pop("terminal_observation"), their_info.pop("terminal_observation"))
                 assert info == their_info
+                assert {key: type(value) for key, value in info.items()} == {
+                    key: type(value) for key, value in their_info.items()
+                }
             else:
                 assert infos[index] == {}
         assert ours.reset_infos == theirs.reset_infos
@@ -195,6 +197,8 @@ def test_training_is_the_same_as_on_dummy_vec_env(algorithm: type) -> None:
 
     kwargs: dict[str, Any] = {"seed": 3, "device": "cpu"}
     kwargs |= {"learning_starts": 20, "train_freq": 2} if algorithm is DQN else {"n_steps": 16}
+    if algorithm is PPO:
+        kwargs["batch_size"] = 16
     models = [
         algorithm("MlpPolicy", env, **kwargs).learn(128)
         for env in (GymVecEnv(sync(make)), DummyVecEnv([lambda: Monitor(make())] * N_ENVS))
@@ -314,8 +318,10 @@ def test_seed_numbers_the_environments_as_sb3_does() -> None:
     assert not np.array_equal(obs, env.reset())
     env.seed(11)
     np.testing.assert_array_equal(obs, env.reset())
-    first = make_gym_vec_env("Acrobot-v1", n_envs=3, seed=11).action_space.sample()
-    assert first == make_gym_vec_env("Acrobot-v1", n_envs=3, seed=11).action_space.sample()
+    spaces_ = [make_gym_vec_env("Acrobot-v1", n_envs=3, seed=11).action_space for _ in range(2)]
+    assert [spaces_[0].sample() for _ in range(30)] == [spaces_[1].sample() for _ in range(30)]
+    # AtariVectorEnv takes no seed of 2^31 or more.
+    assert max(env.seed()[-1] for _ in range(30)) < 2**31
 
 
 def test_options_are_one_dict_for_all_and_serve_one_reset() -> None:
@@ -337,6 +343,14 @@ def test_fastest_version_is_taken() -> None:
     assert acrobot.autoreset_mode is AutoresetMode.SAME_STEP
 
 
+def test_an_id_may_name_the_module_that_registers_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "registers_on_import.py").write_text(
+        "import gymnasium\ngymnasium.register('Poles-v0', 'gymnasium.envs.classic_control.cartpole:CartPoleEnv')\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    assert make_gym_vec_env("registers_on_import:Poles-v0", 2, seed=0).reset().shape == (2, 4)
+
+
 def test_step_info_keys() -> None:
     envs = sync(lambda: RandomEnv(spaces.Discrete(7)))
     env = GymVecEnv(envs, step_info_keys=("noise", "nested", "absent"))
@@ -354,6 +368,18 @@ def test_step_info_keys() -> None:
             assert dones[index] or set(infos[index]) == {"noise", "nested"}
 
 
+def test_reset_in_the_middle_of_an_episode_starts_its_statistics_anew() -> None:
+    env = GymVecEnv(sync(lambda: TimeLimit(CartPoleEnv(), 5), 1))
+    env.seed(0)
+    env.reset()
+    for _ in range(3):
+        env.step(np.zeros(1, dtype=int))
+    env.reset()
+    infos = [env.step(np.zeros(1, dtype=int))[3][0] for _ in range(5)]
+    assert infos[:4] == [{}] * 4
+    assert (infos[4]["episode"]["l"], infos[4]["episode"]["r"]) == (5, 5.0)
+
+
 def test_infos_are_nobody_elses() -> None:
     """Running infos are shared empty dicts: writing into one must not reach a later step."""
     env = make_gym_vec_env("CartPole-v1", n_envs=3, seed=0)
@@ -362,12 +388,13 @@ def test_infos_are_nobody_elses() -> None:
     infos[1]["mine"] = 1
     later = env.step(np.zeros(3, dtype=int))[3]
     assert later == [{}, {}, {}]
-    assert infos[1] == {"mine": 1}
+    assert infos == [{}, {"mine": 1}, {}]
     ended: list[Any] = []
     for _ in range(40):
         dones, infos = env.step(np.zeros(3, dtype=int))[2:]
         ended += [(info, {**info}) for info, done in zip(infos, dones, strict=True) if done]
     assert len(ended) > 3
+    assert later == [{}, {}, {}]
     assert all(info == copy for info, copy in ended if "terminal_observation" not in copy)
     for info, copy in ended:
         np.testing.assert_array_equal(info["terminal_observation"], copy["terminal_observation"])
@@ -393,10 +420,10 @@ def test_evaluate_policy_trusts_the_statistics_and_does_not_warn() -> None:
     assert rewards == lengths
 
 
+@pytest.mark.filterwarnings("ignore:The environment is already wrapped with a `Monitor`")
 def test_vec_normalize_and_vec_monitor_agree_with_dummy_vec_env() -> None:
     envs = [
-        VecNormalize(VecMonitor(env))
-        for env in (GymVecEnv(sync(CartPoleEnv)), DummyVecEnv([CartPoleEnv] * N_ENVS))
+        VecNormalize(VecMonitor(env)) for env in (GymVecEnv(sync(CartPoleEnv)), DummyVecEnv([CartPoleEnv] * N_ENVS))
     ]
     for env in envs:
         env.seed(2)
@@ -474,19 +501,21 @@ class NativeEnv(CartPoleVectorEnv):
         self.metadata = {"autoreset_mode": autoreset_mode}
         self.buffer = np.zeros((num_envs, 4), dtype=np.float32)
         self.final = np.zeros((num_envs, 4), dtype=np.float32)
+        self.rewards = np.zeros(num_envs, dtype=np.float32)
 
     def reset(self, **kwargs: Any) -> tuple[np.ndarray, dict]:
         self.buffer[:], info = super().reset(**kwargs)
         return self.buffer[:], info
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict]:
-        self.buffer[:], rewards, terminated, truncated, _ = super().step(action)
+        self.buffer[:], _, terminated, truncated, _ = super().step(action)
+        self.rewards += 1
         info: dict[str, Any] = {"wind": 3.0}
         if truncated.all():
             self.final[:] = self.buffer
             info["final_obs"] = self.final
             self.reset()
-        return self.buffer[:], rewards, terminated, truncated, info
+        return self.buffer[:], self.rewards, terminated, truncated, info
 
     def doubled(self, x: int) -> int:
         self.calls = getattr(self, "calls", 0) + 1
@@ -513,9 +542,11 @@ def test_a_native_vector_env_may_reuse_its_buffers() -> None:
     env.seed(0)
     kept = [(env.reset(), twin.reset(seed=0)[0].copy())]
     finals = []
+    kept_rewards = []
     for _ in range(12):
         actions = np.ones(2, dtype=int)
-        obs, _, dones, infos = env.step(actions)
+        obs, rewards, dones, infos = env.step(actions)
+        kept_rewards.append(rewards)
         twin_obs, *_, twin_info = twin.step(actions)
         kept.append((obs, twin_obs.copy()))
         assert dones[0] or infos[0] == {"wind": 3.0}
@@ -524,6 +555,7 @@ def test_a_native_vector_env_may_reuse_its_buffers() -> None:
     for ours, theirs in kept + finals:
         np.testing.assert_array_equal(ours, theirs)
     assert len(finals) == 3
+    np.testing.assert_array_equal(kept_rewards, np.arange(1, 13)[:, None] * np.ones(2))
 
 
 @pytest.mark.slow
@@ -542,9 +574,7 @@ def test_async_vector_env() -> None:
         np.testing.assert_array_equal(rewards, theirs[1])
         if dones[0]:
             assert infos[0]["TimeLimit.truncated"]
-            np.testing.assert_array_equal(
-                infos[0]["terminal_observation"], theirs[3][0]["terminal_observation"]
-            )
+            np.testing.assert_array_equal(infos[0]["terminal_observation"], theirs[3][0]["terminal_observation"])
     env.set_attr("book_or_nips", "nips", indices=1)
     assert env.get_attr("book_or_nips") == ["book", "nips"]
     assert env.get_attr("book_or_nips", indices=[1]) == ["nips"]
@@ -555,12 +585,18 @@ def test_async_vector_env() -> None:
 
 
 def test_continuous_actions_reach_the_environment_in_its_own_dtype() -> None:
-    env = make_gym_vec_env("Pendulum-v1", n_envs=2, seed=0)
+    class Recorded(gym.ActionWrapper):
+        def action(self, action: Any) -> Any:
+            assert action.dtype == np.float32
+            return action
+
+    env = GymVecEnv(sync(lambda: Recorded(gym.make("Pendulum-v1")), 2))
+    env.seed(0)
     dummy = DummyVecEnv([lambda: Monitor(gym.make("Pendulum-v1"))] * 2)
     dummy.seed(0)
     assert_same(env.reset(), dummy.reset())
     for _ in range(5):
         actions = np.random.default_rng(0).uniform(-2, 2, size=(2, 1))
-        assert_same(env.step(actions)[0], dummy.step(actions.astype(np.float32))[0])
+        assert_same(env.step(actions.tolist())[0], dummy.step(actions.astype(np.float32))[0])
     model = PPO("MlpPolicy", env, n_steps=16, batch_size=16, n_epochs=1, device="cpu")
     assert model.learn(64).num_timesteps == 64
