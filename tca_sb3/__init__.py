@@ -6,6 +6,7 @@ from tca_sb3.algorithms import PPO as PPO
 from tca_sb3.algorithms import MetaPWR as MetaPWR
 from tca_sb3.algorithms import MetaPWTD as MetaPWTD
 from tca_sb3.callbacks import CreditHeatmap as CreditHeatmap
+from tca_sb3.callbacks import InnerLoopReset as InnerLoopReset
 from tca_sb3.callbacks import MetaGradientCallback as MetaGradientCallback
 from tca_sb3.episodes import Episodes as Episodes
 from tca_sb3.estimators import PWR as PWR

@@ -20,8 +20,9 @@ from stable_baselines3.common.vec_env import VecEnv
 from torch import nn
 
 from tca_sb3.buffers import DictEpisodeBuffer, EpisodeBuffer, RolloutLength, _EpisodeStorage
-from tca_sb3.callbacks import MetaGradientCallback
-from tca_sb3.estimators import PWR, PWTD, AdvantageEstimator, TDLambda, WeightedEstimator
+from tca_sb3.callbacks import MetaGradientCallback, OuterLoop
+from tca_sb3.estimators import PWR, PWTD, AdvantageEstimator, Estimate, TDLambda, WeightedEstimator
+from tca_sb3.inner import InnerOptimizer
 from tca_sb3.meta import MetaLearner
 from tca_sb3.networks import ObservationEncoder, RegularValue
 from tca_sb3.weights import Fixed, PairwiseWeights, Product, Tabular
@@ -36,12 +37,12 @@ class CreditMixin(_Host):
     """What A2C and PPO gain. All arguments besides these are SB3's own.
 
     :param estimator_class: an :class:`~tca_sb3.estimators.base.AdvantageEstimator`; ``TDLambda`` is SB3's own GAE.
-    :param estimator_kwargs: its arguments besides ``gamma`` and ``gae_lambda``, which are the algorithm's; for instance
-        ``dict(weights_class=Tabular)``.
+    :param estimator_kwargs: its arguments besides ``gamma`` and ``gae_lambda``, which are the algorithm's; for
+        instance ``dict(weights_class=Tabular)``.
     :param n_episodes: collect rollouts of so many whole episodes of each environment, of whatever length, instead of
-        ``n_steps`` steps. Every rollout starts with fresh episodes. An environment that finishes early keeps stepping until the
-        slowest is done; those steps count in ``num_timesteps``, are trained on by nobody, and are logged as
-        ``rollout/discarded_steps``. Environments of one fixed length discard nothing.
+        ``n_steps`` steps. Every rollout starts with fresh episodes. An environment that finishes early keeps
+        stepping until the slowest is done; those steps count in ``num_timesteps``, are trained on by nobody, and
+        are logged as ``rollout/discarded_steps``. Environments of one fixed length discard nothing.
     :param max_rollout_steps: with ``n_episodes``, the most steps an environment may take in a rollout.
     :param meta_kwargs: run the outer loop with these arguments of :class:`~tca_sb3.meta.MetaLearner` (``{}`` for its
         defaults). The same as passing a ``MetaGradientCallback`` to every ``learn()``.
@@ -66,8 +67,8 @@ class CreditMixin(_Host):
     ) -> None:
         if not (isinstance(estimator_class, type) and issubclass(estimator_class, AdvantageEstimator)):
             raise TypeError(
-                f"{type(self).__name__} got estimator_class={estimator_class!r}; it needs a subclass of AdvantageEstimator "
-                "(the class, not an object), for instance estimator_class=PWR."
+                f"{type(self).__name__} got estimator_class={estimator_class!r}; it needs a subclass of "
+                "AdvantageEstimator (the class, not an object), for instance estimator_class=PWR."
             )
         for name, value in (("n_episodes", n_episodes), ("max_rollout_steps", max_rollout_steps)):
             if value is not None and value < 1:
@@ -77,10 +78,11 @@ class CreditMixin(_Host):
         self.n_episodes = n_episodes
         self.max_rollout_steps = max_rollout_steps
         self.meta_kwargs = meta_kwargs
+        self.discarded_steps = 0
         self.meta: MetaLearner | None = None
         self._saved_by = type(self).__name__
         self._collecting: BaseCallback | None = None
-        super().__init__(policy, env, *args, _init_setup_model=_init_setup_model, **kwargs)
+        super().__init__(policy, env, *args, **kwargs, _init_setup_model=_init_setup_model)  # type: ignore[misc]
 
     # -- construction, saving, loading ---------------------------------------------------------------------------
 
@@ -93,16 +95,12 @@ class CreditMixin(_Host):
         own_buffer = DictEpisodeBuffer if isinstance(self.observation_space, spaces.Dict) else EpisodeBuffer
         if self.rollout_buffer_class is None:
             self.rollout_buffer_class = own_buffer
-        if not issubclass(self.rollout_buffer_class, _EpisodeStorage):
-            if (
-                self.estimator_class is not TDLambda
-                or self.n_episodes is not None
-                or self.meta_kwargs is not None
-            ):
-                raise ValueError(
-                    f"{type(self).__name__} got rollout_buffer_class={self.rollout_buffer_class.__name__}, which computes its "
-                    f"own advantages; leave it out, or derive the class from {own_buffer.__name__}."
-                )
+        uses_estimator = self.estimator_class is not TDLambda or self.n_episodes or self.meta_kwargs is not None
+        if uses_estimator and not issubclass(self.rollout_buffer_class, _EpisodeStorage):
+            raise ValueError(
+                f"{type(self).__name__} got rollout_buffer_class={self.rollout_buffer_class.__name__}, which computes "
+                f"its own advantages; leave it out, or derive the class from {own_buffer.__name__}."
+            )
         super()._setup_model()
         self.estimator = self._make_estimator().to(self.device)
         if isinstance(self.rollout_buffer, _EpisodeStorage):
@@ -141,9 +139,15 @@ class CreditMixin(_Host):
     def attach_meta(self, meta_kwargs: dict[str, Any]) -> None:
         """Give the model an outer loop; see ``meta_kwargs`` in the class's arguments.
 
-        :raises ValueError: if the estimator has no weight function with parameters, or the algorithm makes more than one
-            gradient step per rollout.
+        :raises ValueError: if the estimator has no weight function with parameters, if the optimiser has no
+            differentiable step, or if the algorithm makes more than one gradient step per rollout.
         """
+        if getattr(self, "n_epochs", 1) != 1:
+            raise ValueError(
+                f"The metagradient goes through one gradient step per rollout but {type(self).__name__} makes "
+                f"n_epochs={self.n_epochs} passes; use A2C, or set n_epochs=1 and batch_size to the whole rollout."  # type: ignore[attr-defined]
+            )
+        InnerOptimizer.of(self.policy.optimizer)
         if not isinstance(self.estimator, WeightedEstimator):
             raise ValueError(
                 f"The metagradient learns a weight function but {type(self.estimator).__name__} has none; pass "
@@ -175,7 +179,7 @@ class CreditMixin(_Host):
                 users = callback
             else:
                 users = [callback if isinstance(callback, BaseCallback) else ConvertCallback(callback)]
-            if not any(isinstance(one, MetaGradientCallback) for one in users):
+            if not any(isinstance(one, OuterLoop) for one in users):
                 # First, so that the user's callbacks see advantages under the new η.
                 callback = [MetaGradientCallback(), *users]
         return super()._init_callback(callback, progress_bar)
@@ -197,7 +201,8 @@ class CreditMixin(_Host):
         finally:
             self._collecting = None
         if self.n_episodes is not None:
-            self.logger.record_mean("rollout/discarded_steps", rollout_buffer.discarded_steps)  # type: ignore[attr-defined]
+            self.discarded_steps += rollout_buffer.discarded_steps  # type: ignore[attr-defined]
+            self.logger.record("rollout/discarded_steps", self.discarded_steps)
         return finished
 
     def _update_info_buffer(self, infos: list[dict[str, Any]], dones: np.ndarray | None = None) -> None:
@@ -215,18 +220,46 @@ class CreditMixin(_Host):
         """
         assert self.meta is not None
         episodes, values = self.rollout_buffer.episodes()
-        normalize = bool(getattr(self, "normalize_advantage", False))
-        stats = self.meta.outer_step(self.policy, episodes, values, self.vf_coef, normalize)
-        estimate = self.meta.estimate(episodes, values)
+        batch_size = getattr(self, "batch_size", episodes.n_steps)
+        if batch_size < episodes.n_steps:
+            raise ValueError(
+                f"The metagradient goes through one gradient step per rollout but batch_size={batch_size} cuts a "
+                f"rollout of {episodes.n_steps} steps into several; raise batch_size."
+            )
+        stats = self.meta.outer_step(self.policy, episodes, values, self.vf_coef, self.normalizes_advantage)
+        return {**stats, **self.fill_buffer(self.meta.estimate(episodes, values))}
+
+    @property
+    def normalizes_advantage(self) -> bool:
+        """Whether ``train()`` normalises advantages."""
+        return bool(getattr(self, "normalize_advantage", False))
+
+    def fill_buffer(self, estimate: Estimate) -> dict[str, float]:
+        """Hand advantages and value targets to SB3's ``train()``.
+
+        :return: what is worth logging of the weights: their mean, and the share within 0.02 of 0 or 1.
+        """
         self.rollout_buffer.fill(estimate)
-        if estimate.weights is not None:
-            used = _pairs(estimate.weights.detach(), episodes.mask)
-            stats["mean_weight"] = used.mean().item()
-            stats["saturation"] = ((used < 0.02) | (used > 0.98)).float().mean().item()
-        return stats
+        if estimate.weights is None:
+            return {}
+        weights = estimate.weights.detach()[_pair_mask(self.rollout_buffer.episodes()[0].mask)]
+        saturated = (weights < 0.02) | (weights > 0.98)
+        return {"mean_weight": weights.mean().item(), "saturation": saturated.float().mean().item()}
+
+    def reset_policy(self) -> None:
+        """Give ``θ`` (and the critic in it), its optimiser and ``v_φ`` fresh random values; ``η`` stays."""
+        fresh = self.policy_class(
+            self.observation_space, self.action_space, self.lr_schedule, use_sde=self.use_sde, **self.policy_kwargs
+        )
+        self.policy.load_state_dict(fresh.state_dict())
+        self.policy.optimizer.load_state_dict(fresh.optimizer.state_dict())
+        if self.meta is not None:
+            self.meta.forget()
+            if self.meta.value_net is not None:
+                self.meta.reset_value(RegularValue(self.policy).to(self.device))
 
     def train(self) -> None:
-        if self.meta is None:
+        if self.meta is None or not self.meta.awaits_inner_step:
             super().train()
             return
         with self.meta.recording(self.policy, self.policy.optimizer, self.max_grad_norm):
@@ -241,7 +274,8 @@ class CreditMixin(_Host):
             return self.estimator.pair_weights(self.rollout_buffer.episodes()[0])
 
     def mean_weights(self) -> np.ndarray:
-        """The weights of the last rollout, averaged over its episodes: ``(T, T)``, NaN where no episode has the pair."""
+        """The weights of the last rollout, averaged over its episodes: ``(T, T)``, NaN where no episode has the
+        pair."""
         weights = self.pair_weights()
         mask = _pair_mask(self.rollout_buffer.episodes()[0].mask)
         count = mask.sum(0)
@@ -249,7 +283,8 @@ class CreditMixin(_Host):
         return torch.where(count > 0, mean, torch.nan).cpu().numpy()
 
     def seen_state_pairs(self) -> np.ndarray:
-        """Which pairs of states the last rollout's episodes contain in this order: bool, ``(n, n)``, for ``Discrete(n)``."""
+        """Which pairs of states the last rollout's episodes contain in this order: bool, ``(n, n)``, for
+        ``Discrete(n)``."""
         assert isinstance(self.observation_space, spaces.Discrete)
         episodes = self.rollout_buffer.episodes()[0]
         states = episodes.observations.T.long()
@@ -268,10 +303,6 @@ def _pair_mask(mask: torch.Tensor) -> torch.Tensor:
     return mask.T.unsqueeze(1).expand(-1, mask.shape[0], -1).triu()
 
 
-def _pairs(weights: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    return weights[_pair_mask(mask)]
-
-
 class A2C(CreditMixin, sb3.A2C):
     """``stable_baselines3.A2C`` with pluggable advantages. With the defaults it computes what SB3's computes."""
 
@@ -279,8 +310,8 @@ class A2C(CreditMixin, sb3.A2C):
 class PPO(CreditMixin, sb3.PPO):
     """``stable_baselines3.PPO`` with pluggable advantages. With the defaults it computes what SB3's computes.
 
-    The metagradient goes through one gradient step per rollout: for an outer loop set ``n_epochs=1`` and ``batch_size`` to the
-    size of the rollout.
+    The metagradient goes through one gradient step per rollout: for an outer loop set ``n_epochs=1`` and
+    ``batch_size`` to the size of the rollout.
     """
 
 
@@ -288,7 +319,8 @@ class HPWR(A2C):
     """H-PWR: rewards weighted by a matrix written by hand (§5.1, §5.2).
 
     The matrix is the environment's own ``credit_matrix`` (``tca_envs`` environments have one) unless
-    ``estimator_kwargs=dict(weights_kwargs=dict(matrix=...))`` gives another, see :class:`~tca_sb3.weights.fixed.Fixed`.
+    ``estimator_kwargs=dict(weights_kwargs=dict(matrix=...))`` gives another, see
+    :class:`~tca_sb3.weights.fixed.Fixed`.
 
     :raises ValueError: if there is neither.
     """
@@ -310,8 +342,8 @@ class HPWR(A2C):
             matrix = None
         if matrix is None:
             raise ValueError(
-                "HPWR found no hand-written weights: the environment has no credit_matrix. Write "
-                "estimator_kwargs=dict(weights_kwargs=dict(matrix=w)) with w[t, k-1] the weight of reward R_k for action A_t."
+                "HPWR found no hand-written weights: the environment has no credit_matrix. Write estimator_kwargs="
+                "dict(weights_kwargs=dict(matrix=w)) with w[t, k-1] the weight of reward R_k for action A_t."
             )
         # Kept with the arguments, so that a saved model loads without its environment.
         matrix = np.asarray(matrix, dtype=np.float32)
@@ -326,7 +358,8 @@ class MetaPWR(A2C):
     """Meta-PWR: pairwise-weighted rewards (Eqs. 10, 11) whose weights are learned by the metagradient (Eq. 15).
 
     Weights are :class:`~tca_sb3.weights.tabular.Tabular` for ``Discrete`` observations and
-    :class:`~tca_sb3.weights.product.Product` otherwise; ``estimator_kwargs`` chooses others. Rollouts are whole episodes.
+    :class:`~tca_sb3.weights.product.Product` otherwise; ``estimator_kwargs`` chooses others. Rollouts are whole
+        episodes.
     """
 
     def __init__(
@@ -340,7 +373,8 @@ class MetaPWR(A2C):
 class MetaPWTD(A2C):
     """Meta-PWTD: pairwise-weighted TD errors (Eq. 9) whose weights are learned by the metagradient (Eq. 15).
 
-    Weights as in :class:`MetaPWR`. PWTD may bootstrap, so a rollout may also be ``n_steps`` steps (``n_episodes=None``).
+    Weights as in :class:`MetaPWR`. PWTD may bootstrap, so a rollout may also be ``n_steps`` steps
+    (``n_episodes=None``).
     """
 
     def __init__(

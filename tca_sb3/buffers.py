@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -22,8 +23,8 @@ def _unflatten_discrete(array: np.ndarray, space: spaces.Space) -> np.ndarray:
 class RolloutLength(int):
     """The ``n_rollout_steps`` of a rollout whose length is not known before.
 
-    ``OnPolicyAlgorithm.collect_rollouts`` runs ``while n_steps < n_rollout_steps``. Python asks the right-hand side of
-    ``<`` first when its class is a subclass, so this number can answer from what the buffer has seen,
+    ``OnPolicyAlgorithm.collect_rollouts`` runs ``while n_steps < n_rollout_steps``. Python asks the right-hand
+    side of ``<`` first when its class is a subclass, so this number can answer from what the buffer has seen,
     and SB3's loop stays SB3's.
     """
 
@@ -65,9 +66,7 @@ class _EpisodeStorage(RolloutBuffer):
         self._columns: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None
         self._episodes: tuple[Episodes, Tensor] | None = None
 
-    def note_step(
-        self, rewards: np.ndarray, new_obs: Any, dones: np.ndarray, infos: list[dict[str, Any]]
-    ) -> None:
+    def note_step(self, rewards: np.ndarray, new_obs: Any, dones: np.ndarray, infos: list[dict[str, Any]]) -> None:
         """Take down what SB3 is about to lose: called before :meth:`add`, before time-outs are folded into rewards.
 
         :param rewards: as the environment gave them, ``(n_envs,)``.
@@ -78,7 +77,7 @@ class _EpisodeStorage(RolloutBuffer):
         self._next_obs = new_obs
         if not dones.any():
             return
-        for env in np.flatnonzero(dones):
+        for env in map(int, np.flatnonzero(dones)):
             self._ended[env] += 1
             self._last_states[self.pos, env] = infos[env]["terminal_observation"]
             if infos[env].get("TimeLimit.truncated", False):
@@ -95,12 +94,16 @@ class _EpisodeStorage(RolloutBuffer):
 
         for name in ("actions", "rewards", "returns", "episode_starts", "values", "log_probs", "advantages"):
             setattr(self, name, doubled(getattr(self, name)))
-        if isinstance(self.observations, dict):
-            self.observations = {key: doubled(array) for key, array in self.observations.items()}
-        else:
-            self.observations = doubled(self.observations)
+        self._map_observations(doubled)
         self.buffer_size *= 2
         self.full = False
+
+    def _map_observations(self, function: Callable[[np.ndarray], np.ndarray]) -> None:
+        observations: Any = self.observations
+        if isinstance(observations, dict):
+            self.observations = {key: function(array) for key, array in observations.items()}  # type: ignore[assignment]
+        else:
+            self.observations = function(observations)
 
     def has_enough_episodes(self, n_steps: int, cap: int) -> bool:
         """Whether every environment has finished ``n_episodes`` episodes.
@@ -114,8 +117,9 @@ class _EpisodeStorage(RolloutBuffer):
             return True
         if n_steps >= cap:
             raise ValueError(
-                f"After {n_steps} steps an environment had finished {self._ended.min()} of n_episodes={self.n_episodes} "
-                "episodes of this rollout. Give the environment a time limit, or raise max_rollout_steps."
+                f"After {n_steps} steps an environment had finished {self._ended.min()} of the n_episodes="
+                f"{self.n_episodes} episodes of this rollout. Give the environment a time limit, or raise "
+                "max_rollout_steps."
             )
         return False
 
@@ -153,8 +157,8 @@ class _EpisodeStorage(RolloutBuffer):
     def episodes(self) -> tuple[Episodes, Tensor]:
         """The rollout as episodes (or pieces of them), and the critic's values of their states.
 
-        :return: ``B`` columns of at most ``T`` steps, and ``v(S_0) … v(S_T)``, ``(T + 1, B)``, where ``v`` of a terminal state is 0.
-            Both share memory with the buffer where nothing had to be rearranged.
+        :return: ``B`` columns of at most ``T`` steps, and ``v(S_0) … v(S_T)``, ``(T + 1, B)``, where ``v`` of a
+            terminal state is 0. Both share memory with the buffer where nothing had to be rearranged.
         """
         if self._episodes is None:
             self._episodes = self._build_episodes()
@@ -198,9 +202,7 @@ class _EpisodeStorage(RolloutBuffer):
                     rewards[last, column] = raw
         terminated = done & ~truncated
 
-        last_states = {
-            column: self._last_states[int(end[column]), int(env[column])] for column in np.flatnonzero(done)
-        }
+        last_states = {column: self._last_states[int(end[column]), int(env[column])] for column in np.flatnonzero(done)}
 
         def states(array: np.ndarray, space: spaces.Space, key: str | None) -> Tensor:
             def of(source: Any) -> Any:
@@ -223,8 +225,7 @@ class _EpisodeStorage(RolloutBuffer):
         if isinstance(self.observations, dict):
             assert isinstance(self.observation_space, spaces.Dict)
             observations = {
-                key: states(array, self.observation_space[key], key)
-                for key, array in self.observations.items()
+                key: states(array, self.observation_space[key], key) for key, array in self.observations.items()
             }
         else:
             observations = states(self.observations, self.observation_space, None)
@@ -286,10 +287,7 @@ class _EpisodeStorage(RolloutBuffer):
 
         for name in ("actions", "values", "log_probs", "advantages", "returns"):
             setattr(self, name, used(getattr(self, name)))
-        if isinstance(self.observations, dict):
-            self.observations = {key: used(array) for key, array in self.observations.items()}
-        else:
-            self.observations = used(self.observations)
+        self._map_observations(used)
         self.buffer_size, self.n_envs = len(rows), 1
 
 

@@ -6,7 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
+import torch
 from stable_baselines3.common.callbacks import BaseCallback
+
+from tca_sb3.inner import InnerOptimizer
+from tca_sb3.meta import Lifetime
 
 if TYPE_CHECKING:
     from tca_sb3.algorithms import CreditMixin
@@ -16,24 +20,17 @@ def _credit_model(callback: BaseCallback) -> CreditMixin:
     model: Any = callback.model
     if not hasattr(model, "estimator"):
         raise TypeError(
-            f"{type(callback).__name__} got a {type(model).__module__}.{type(model).__name__}; it needs an algorithm with a "
-            "pluggable estimator: write `from tca_sb3 import A2C`."
+            f"{type(callback).__name__} got a {type(model).__module__}.{type(model).__name__}; it needs an algorithm "
+            "with a pluggable estimator: write `from tca_sb3 import A2C`."
         )
     return cast("CreditMixin", model)
 
 
-class MetaGradientCallback(BaseCallback):
-    """Learns the weight function of the model's estimator while the policy learns (Eqs. 15, 16).
+class OuterLoop(BaseCallback):
+    """What every outer loop has in common: the model holds its state.
 
-    At the end of every rollout ``τ′``, collected with ``θ′``: move ``η`` by the gradient of ``J(θ′; τ′)`` through the
-    last inner step, and have the buffer filled with advantages under the new ``η``; SB3's ``train()`` then makes the
-    next inner step. ``τ′`` is reused as the next ``τ``.
-
-    The state (``η``, its optimiser, ``v_φ``, the snapshot of the last inner step) belongs to the model and is saved and
-    loaded with it.
-
-    :param meta_kwargs: arguments of :class:`~tca_sb3.meta.MetaLearner`: ``learning_rate``, ``value_learning_rate``, ``gamma``,
-        ``gae_lambda``, ``outer_momentum``; by default the model's ``gamma`` and ``gae_lambda``.
+    :param meta_kwargs: arguments of :class:`~tca_sb3.meta.MetaLearner`: ``learning_rate``, ``value_learning_rate``,
+        ``gamma``, ``gae_lambda``, ``outer_momentum``; by default the model's ``gamma`` and ``gae_lambda``.
     """
 
     def __init__(self, verbose: int = 0, **meta_kwargs: Any) -> None:
@@ -46,17 +43,73 @@ class MetaGradientCallback(BaseCallback):
             model.attach_meta(self.meta_kwargs)
         elif self.meta_kwargs and self.meta_kwargs != model.meta_kwargs:
             raise ValueError(
-                f"MetaGradientCallback got {self.meta_kwargs} but the model's outer loop runs with {model.meta_kwargs}; "
-                "pass meta_kwargs to the model, or the same arguments to the callback."
+                f"{type(self).__name__} got {self.meta_kwargs} but the model's outer loop runs with "
+                f"{model.meta_kwargs}; pass meta_kwargs to the model, or the same arguments to the callback."
+            )
+
+    def _on_step(self) -> bool:
+        return True
+
+
+class MetaGradientCallback(OuterLoop):
+    """Learns the weight function of the model's estimator while the policy learns (Eqs. 15, 16).
+
+    At the end of every rollout ``τ′``, collected with ``θ′``: move ``η`` by the gradient of ``J(θ′; τ′)`` through the
+    last inner step, and have the buffer filled with advantages under the new ``η``; SB3's ``train()`` then makes the
+    next inner step. ``τ′`` is reused as the next ``τ``.
+
+    The state (``η``, its optimiser, ``v_φ``, the snapshot of the last inner step) belongs to the model and is
+    saved and loaded with it.
+    """
+
+    def _on_rollout_end(self) -> None:
+        for name, value in _credit_model(self).outer_step().items():
+            self.logger.record(f"meta/{name}", value)
+
+
+class InnerLoopReset(OuterLoop):
+    """Trains the weights for a *random* policy: the procedure behind Figure 3 (§5.1, "inner-loop reset").
+
+    A lifetime is ``n_inner_updates`` updates of ``θ`` from a fresh random initialisation of policy, critic and
+    ``v_φ``. The outer objective is the sum of Eq. 16 over the trajectories sampled after each update; its gradient
+    goes back through all the preceding updates. Then ``η`` moves and the next lifetime begins. A lifetime takes
+    ``n_inner_updates + 1`` rollouts.
+
+    Reading note: gradients go through the updates of ``θ``; the critic's values inside advantages are constants, as
+    they are in SB3's update. A lifetime under way when the model is saved begins again after loading.
+
+    :param n_inner_updates: updates in one lifetime; the paper's 16.
+    """
+
+    def __init__(self, n_inner_updates: int = 16, verbose: int = 0, **meta_kwargs: Any) -> None:
+        super().__init__(verbose, **meta_kwargs)
+        if n_inner_updates < 1:
+            raise ValueError(f"InnerLoopReset got n_inner_updates={n_inner_updates}; it must be at least 1.")
+        self.n_inner_updates = n_inner_updates
+        self._lifetime: Lifetime | None = None
+
+    def _on_rollout_start(self) -> None:
+        if self._lifetime is None:
+            model = _credit_model(self)
+            model.reset_policy()
+            assert model.meta is not None
+            self._lifetime = Lifetime(
+                model.meta, model.policy, model.ent_coef, model.vf_coef, model.normalizes_advantage
             )
 
     def _on_rollout_end(self) -> None:
         model = _credit_model(self)
-        for name, value in model.outer_step().items():
-            self.logger.record(f"meta/{name}", value)
-
-    def _on_step(self) -> bool:
-        return True
+        assert self._lifetime is not None
+        episodes, values = model.rollout_buffer.episodes()
+        self._lifetime.add(episodes, values)
+        if self._lifetime.n_rollouts > self.n_inner_updates:
+            settings = InnerOptimizer.of(model.policy.optimizer, model.max_grad_norm)
+            for name, value in self._lifetime.outer_step(settings).items():
+                self.logger.record(f"meta/{name}", value)
+            self._lifetime = None  # train() still runs on this rollout; the reset comes before the next one
+        with torch.no_grad():
+            for name, value in model.fill_buffer(model.estimator(episodes, values)).items():
+                self.logger.record(f"meta/{name}", value)
 
 
 class CreditHeatmap(BaseCallback):
@@ -66,14 +119,12 @@ class CreditHeatmap(BaseCallback):
 
     :param every: rollouts between two pictures.
     :param folder: where to write ``credit_<timesteps>.png``; ``None`` for TensorBoard only.
-    :param by: ``"time"``: the average over the rollout's episodes, pairs ``k <= t`` left blank. ``"state"``: the table of a
-        tabular weight function, pairs that have not occurred together in an episode left blank.
+    :param by: ``"time"``: the average over the rollout's episodes, pairs ``k <= t`` left blank. ``"state"``: the
+        table of a tabular weight function, pairs that have not occurred together in an episode left blank.
     :raises ValueError: if ``by`` is neither.
     """
 
-    def __init__(
-        self, every: int = 100, folder: str | Path | None = None, by: str = "time", verbose: int = 0
-    ) -> None:
+    def __init__(self, every: int = 100, folder: str | Path | None = None, by: str = "time", verbose: int = 0) -> None:
         super().__init__(verbose)
         if by not in ("time", "state"):
             raise ValueError(f"CreditHeatmap got by={by!r}; write by='time' or by='state'.")
@@ -111,9 +162,7 @@ class CreditHeatmap(BaseCallback):
         draw_credit(picture, self.matrix(), self.by, f"{self.num_timesteps} steps")
         if self.folder is not None:
             picture.savefig(self.folder / f"credit_{self.num_timesteps:09d}.png", dpi=120)
-        self.logger.record(
-            "credit/weights", Figure(picture, close=True), exclude=("stdout", "log", "json", "csv")
-        )
+        self.logger.record("credit/weights", Figure(picture, close=True), exclude=("stdout", "log", "json", "csv"))
 
     def matrix(self) -> np.ndarray:
         """The weights to draw; NaN where there is no pair."""

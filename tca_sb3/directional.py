@@ -44,8 +44,8 @@ def evaluate_with(
 class Linearization:
     """A policy at one ``θ`` on one batch, ready to be differentiated along any direction ``u``.
 
-    Where all parameters sit in ``Linear`` and ``Conv2d`` layers that are used once, it keeps each layer's input ``x_l``
-    and the derivative ``d_l`` of the outputs with respect to the layer's output (a *score tape*). Then
+    Where all parameters sit in ``Linear`` and ``Conv2d`` layers that are used once, it keeps each layer's input
+    ``x_l`` and the derivative ``d_l`` of the outputs with respect to the layer's output (a *score tape*). Then
     ``D_u = Σ_l ⟨d_l, layer(x_l; u_l)⟩`` is one forward-sized pass. Every other policy takes forward-mode
     differentiation (``torch.func.jvp``), several times as slow and equally exact.
 
@@ -68,14 +68,12 @@ class Linearization:
         self._observations = observations
         self._actions = actions
         live = dict(policy.named_parameters())
-        self.parameters = (
-            live if parameters is None else {k: v.requires_grad_() for k, v in parameters.items()}
-        )
+        self.parameters: dict[str, Tensor] = dict(live)
+        if parameters is not None:
+            self.parameters = {name: value.requires_grad_() for name, value in parameters.items()}
         calls: list[tuple[nn.Module, Tensor, Tensor]] = []
         hooks = [
-            module.register_forward_hook(
-                lambda layer, inputs, output: calls.append((layer, inputs[0], output))
-            )
+            module.register_forward_hook(lambda layer, inputs, output: calls.append((layer, inputs[0], output)))
             for module in policy.modules()
             if isinstance(module, nn.Linear | nn.Conv2d)
         ]
@@ -116,10 +114,9 @@ class Linearization:
         return all(g is None for g in torch.autograd.grad(total, rest, retain_graph=True, allow_unused=True))
 
     def gradient(self, loss: Tensor) -> dict[str, Tensor]:
-        """The gradient of a loss made of ``values``, ``log_prob`` and ``entropy`` with respect to ``θ``; keeps the graph."""
-        grads = torch.autograd.grad(
-            loss, list(self.parameters.values()), retain_graph=True, allow_unused=True
-        )
+        """The gradient of a loss made of ``values``, ``log_prob`` and ``entropy`` with respect to ``θ``; keeps the
+        graph."""
+        grads = torch.autograd.grad(loss, list(self.parameters.values()), retain_graph=True, allow_unused=True)
         return {
             name: torch.zeros_like(value) if grad is None else grad
             for (name, value), grad in zip(self.parameters.items(), grads, strict=True)
@@ -134,9 +131,7 @@ class Linearization:
                 deltas.append(torch.autograd.grad(scalar, outputs, retain_graph=True, allow_unused=True))
             self._tape = [
                 (layer, weight, bias, inputs, d_log_prob, d_value)
-                for (layer, weight, bias, inputs, _), d_log_prob, d_value in zip(
-                    self._layers, *deltas, strict=True
-                )
+                for (layer, weight, bias, inputs, _), d_log_prob, d_value in zip(self._layers, *deltas, strict=True)
             ]
         else:
             self.parameters = {name: value.detach().clone() for name, value in self.parameters.items()}
@@ -183,5 +178,4 @@ class Linearization:
             return log_prob, values.flatten()
 
         point = {name: value.detach() for name, value in self.parameters.items()}
-        _, (along_log_prob, along_values) = torch.func.jvp(outputs, (point,), (direction,))
-        return along_log_prob, along_values
+        return torch.func.jvp(outputs, (point,), (direction,))[1]

@@ -95,9 +95,7 @@ class Episodes:
         if not self.full and rewards[~self.mask].any():
             raise ValueError("Episodes got non-zero rewards after an episode's end; pad rewards with 0.")
         if (self.terminated & self.truncated).any():
-            raise ValueError(
-                "Episodes got a column that is both terminated and truncated; it must be one of them."
-            )
+            raise ValueError("Episodes got a column that is both terminated and truncated; it must be one of them.")
 
     @property
     def horizon(self) -> int:

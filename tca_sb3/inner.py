@@ -1,8 +1,8 @@
 """The optimiser's step as a differentiable function: ``θ′ = θ − U(g)``.
 
-One instance of :class:`InnerOptimizer` holds the settings of a ``torch.optim`` optimiser and the norm clipping that SB3
-does before it. Parameters, gradients and optimiser state are flat vectors (any leading shape works: every rule but
-the clipping is element-wise).
+One instance of :class:`InnerOptimizer` holds the settings of a ``torch.optim`` optimiser and the norm clipping
+that SB3 does before it. Parameters, gradients and optimiser state are flat vectors (any leading shape works: every
+rule but the clipping is element-wise).
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ def safe_sqrt(x: Tensor) -> Tensor:
     """``√x`` with derivative 0 at 0, where the true one is infinite.
 
     There the whole derivative of an RMSprop or Adam step is finite, because ``√x`` is multiplied by the gradient
-    that is 0 too. Without this, parameters that got no gradient (unvisited states) would turn the metagradient into NaN.
+    that is 0 too. Without this, parameters that got no gradient (unvisited states) would turn the metagradient
+    into NaN.
     """
     positive = x > 0
     return torch.where(positive, torch.sqrt(torch.where(positive, x, 1.0)), 0.0)
@@ -50,8 +51,8 @@ def clip_by_norm(gradient: Tensor, max_norm: float) -> Tensor:
 class InnerOptimizer:
     """The settings of one optimiser step.
 
-    :param rule: ``"sgd"``, ``"rmsprop"`` (``eps`` outside the root, as in torch), ``"rmsprop_tf"`` (inside the root, as
-        in SB3's ``RMSpropTFLike``) or ``"adam"``.
+    :param rule: ``"sgd"``, ``"rmsprop"`` (``eps`` outside the root, as in torch), ``"rmsprop_tf"`` (inside the
+        root, as in SB3's ``RMSpropTFLike``) or ``"adam"``.
     :param lr: learning rate.
     :param eps: the term in the denominator; unused by SGD.
     :param alpha: RMSprop's decay.
@@ -68,9 +69,7 @@ class InnerOptimizer:
 
     def __post_init__(self) -> None:
         if self.rule not in ("sgd", "rmsprop", "rmsprop_tf", "adam"):
-            raise ValueError(
-                f"InnerOptimizer got rule={self.rule!r}; write 'sgd', 'rmsprop', 'rmsprop_tf' or 'adam'."
-            )
+            raise ValueError(f"InnerOptimizer got rule={self.rule!r}; write 'sgd', 'rmsprop', 'rmsprop_tf' or 'adam'.")
 
     @classmethod
     def of(cls, optimizer: torch.optim.Optimizer, max_grad_norm: float | None = None) -> InnerOptimizer:

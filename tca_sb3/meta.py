@@ -4,10 +4,11 @@ One inner step is ``θ′ = θ − U(g)`` with ``g(η) = ∇_θ L_inner(θ; η, 
 
     ``∇_η J(θ′) = ∇_η [g(η) · u]``,  ``u = −(∂U/∂g)ᵀ ∇_θ′ J(θ′; τ′)``,
 
-and ``g(η)·u`` needs only directional derivatives of ``log π_θ`` (and of ``v`` where the value targets depend on ``η``): no
-second-order graph is built (see :func:`tca_sb3.objectives.adjoint_loss`).
+and ``g(η)·u`` needs only directional derivatives of ``log π_θ`` (and of ``v`` where the value targets depend on
+``η``): no second-order graph is built (see :func:`tca_sb3.objectives.adjoint_loss`).
 
-Reading note: as in the paper, the outer objective leaves out the effect of ``θ`` on later sampling, and ``v_ψ`` is a constant.
+Reading note: as in the paper, the outer objective leaves out the effect of ``θ`` on later sampling, and ``v_ψ`` is
+a constant.
 """
 
 from __future__ import annotations
@@ -20,11 +21,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tca_sb3.directional import Linearization
+from tca_sb3.directional import Linearization, evaluate_with
 from tca_sb3.episodes import Episodes, map_observations
 from tca_sb3.estimators.base import Estimate, WeightedEstimator
 from tca_sb3.inner import InnerOptimizer, OptimizerState, flatten, unflatten
-from tca_sb3.objectives import adjoint_loss, normalize, policy_gradient_loss, value_loss
+from tca_sb3.objectives import adjoint_loss, inner_loss, normalize, policy_gradient_loss, value_loss
 from tca_sb3.returns import lambda_advantages, td_errors
 
 
@@ -41,9 +42,7 @@ def episode_values(value_net: Callable[[Any], Tensor], episodes: Episodes) -> Te
     return values * (times < episodes.lengths + (~episodes.terminated).long())
 
 
-def regular_advantages(
-    episodes: Episodes, values: Tensor, gamma: float, gae_lambda: float
-) -> tuple[Tensor, Tensor]:
+def regular_advantages(episodes: Episodes, values: Tensor, gamma: float, gae_lambda: float) -> tuple[Tensor, Tensor]:
     """The outer loop's ``Ψ_t``: Eq. 8 with the regular value function, and its λ-returns.
 
     :param values: ``v_φ(S_0) … v_φ(S_T)``, shape ``(T + 1, B)``.
@@ -90,14 +89,14 @@ class MetaLearner:
     continues exactly.
 
     :param estimator: the estimator whose weight function has parameters to learn.
-    :param value_net: ``v_φ``, from observations ``(n, ...)`` to ``(n, 1)``; ``None`` where the policy's critic predicts the regular
-        return and serves the outer loop too.
+    :param value_net: ``v_φ``, from observations ``(n, ...)`` to ``(n, 1)``; ``None`` where the policy's critic
+        predicts the regular return and serves the outer loop too.
     :param learning_rate: of ``η`` (Adam).
     :param value_learning_rate: of ``v_φ`` (Adam).
     :param gamma: discount of the outer objective.
     :param gae_lambda: λ of the outer advantage.
-    :param outer_momentum: weight of the past in a running average of the outer policy gradient; 0 is the paper's algorithm,
-        larger values are ours and a deviation from Eq. 15 (gradients at successive ``θ′`` are mixed).
+    :param outer_momentum: weight of the past in a running average of the outer policy gradient; 0 is the paper's
+        algorithm, larger values are ours and a deviation from Eq. 15 (gradients at successive ``θ′`` are mixed).
     :raises ValueError: if the weight function has no parameters, or a number is out of range.
     """
 
@@ -156,9 +155,7 @@ class MetaLearner:
         :return: what is worth logging.
         """
         linearization = Linearization(policy, episodes.flat_observations, policy_actions(policy, episodes))
-        with torch.no_grad():
-            outer_values = values if self.value_net is None else episode_values(self.value_net, episodes)
-            advantages, targets = regular_advantages(episodes, outer_values, self.gamma, self.gae_lambda)
+        advantages = self.judge(episodes, values)
         outer_loss = policy_gradient_loss(episodes.flatten(advantages), linearization.log_prob)
         outer_gradient = flatten(linearization.gradient(outer_loss).values())
         linearization.freeze()
@@ -168,21 +165,21 @@ class MetaLearner:
             self._outer_average = outer_gradient
         stats = {"outer_loss": outer_loss.item()}
         if self._last is not None:
-            stats["grad_norm"] = self._move_eta(policy, outer_gradient, vf_coef, normalize_advantage)
-        if self.value_net is not None:
-            stats["value_loss"] = self._fit_value(episodes, targets)
+            gradient = self.metagradient(policy, outer_gradient, vf_coef, normalize_advantage)
+            stats["grad_norm"] = self.apply(gradient)
         self._pending = (episodes, values, linearization)
         return stats
 
     def estimate(self, episodes: Episodes, values: Tensor) -> Estimate:
-        """Advantages under the present ``η``, with their graph; kept for the outer step after the coming inner step."""
+        """Advantages under the present ``η``, with their graph; kept for the outer step after the coming inner
+        step."""
         with torch.enable_grad():
             self._estimate = self.estimator(episodes, values)
         return self._estimate
 
     def metagradient(
         self, policy: nn.Module, outer_gradient: Tensor, vf_coef: float, normalize_advantage: bool
-    ) -> list[Tensor]:
+    ) -> Sequence[Tensor | None]:
         """Eq. 15 through the last inner step.
 
         :param outer_gradient: ``∇_θ′`` of the outer loss, flat.
@@ -216,32 +213,42 @@ class MetaLearner:
             vf_coef,
         )
         eta = self.optimizer.param_groups[0]["params"]
-        grads = torch.autograd.grad(loss, eta, allow_unused=True)
-        return [torch.zeros_like(p) if g is None else g for p, g in zip(eta, grads, strict=True)]
+        return torch.autograd.grad(loss, eta, allow_unused=True)
 
-    def _move_eta(
-        self, policy: nn.Module, outer_gradient: Tensor, vf_coef: float, normalize_advantage: bool
-    ) -> float:
-        gradient = self.metagradient(policy, outer_gradient, vf_coef, normalize_advantage)
-        for parameter, part in zip(self.optimizer.param_groups[0]["params"], gradient, strict=True):
-            parameter.grad = part
+    def apply(self, gradient: Sequence[Tensor | None]) -> float:
+        """Move ``η``.
+
+        :param gradient: of the outer loss, one entry for each parameter of the weight function, ``None`` for no
+            effect.
+        :return: the gradient's norm.
+        """
+        eta = self.optimizer.param_groups[0]["params"]
+        for parameter, part in zip(eta, gradient, strict=True):
+            parameter.grad = torch.zeros_like(parameter) if part is None else part
+        norm = flatten(parameter.grad for parameter in eta).norm().item()
         self.optimizer.step()
         self.optimizer.zero_grad()
-        return flatten(gradient).norm().item()
+        return norm
 
-    def _fit_value(self, episodes: Episodes, targets: Tensor) -> float:
-        assert self.value_net is not None and self.value_optimizer is not None
+    def judge(self, episodes: Episodes, values: Tensor) -> Tensor:
+        """The outer loop's regular advantages of a rollout; then ``v_φ``, where it is a network, is fitted to it.
+
+        :param values: the critic's values, ``(T + 1, B)``; used where the critic is ``v_φ``.
+        :return: ``Ψ_t``, ``(T, B)``.
+        """
+        if self.value_net is None or self.value_optimizer is None:
+            return regular_advantages(episodes, values, self.gamma, self.gae_lambda)[0]
         with torch.enable_grad():
-            loss = value_loss(episodes.flatten(targets), self.value_net(episodes.flat_observations).flatten())
+            predicted = episode_values(self.value_net, episodes)
+            advantages, targets = regular_advantages(episodes, predicted.detach(), self.gamma, self.gae_lambda)
+            loss = value_loss(episodes.flatten(targets), episodes.flatten(predicted[:-1]))
         self.value_optimizer.zero_grad()
         loss.backward()
         self.value_optimizer.step()
-        return loss.item()
+        return advantages
 
     @contextlib.contextmanager
-    def recording(
-        self, policy: nn.Module, optimizer: torch.optim.Optimizer, max_grad_norm: float
-    ) -> Iterator[None]:
+    def recording(self, policy: nn.Module, optimizer: torch.optim.Optimizer, max_grad_norm: float) -> Iterator[None]:
         """Record the inner step that is made inside the ``with`` block (SB3's own ``train()``).
 
         :raises ValueError: if the optimiser has no differentiable step here, or more than one gradient step is made.
@@ -256,8 +263,8 @@ class MetaLearner:
         def keep(parameter: Tensor) -> None:
             if id(parameter) in gradients:
                 raise ValueError(
-                    "The metagradient goes through one gradient step per rollout but the algorithm made another; use A2C, "
-                    "or PPO with n_epochs=1 and batch_size equal to the whole rollout."
+                    "The metagradient goes through one gradient step per rollout but the algorithm made another; "
+                    "use A2C, or PPO with n_epochs=1 and batch_size equal to the whole rollout."
                 )
             assert parameter.grad is not None
             gradients[id(parameter)] = parameter.grad.clone()
@@ -275,9 +282,20 @@ class MetaLearner:
         self._last = InnerStep(before, gradient, settings, state, episodes, values)
         self._pending = None
 
+    @property
+    def awaits_inner_step(self) -> bool:
+        """:meth:`outer_step` was called for the present rollout, and the inner step on it is still to come."""
+        return self._pending is not None
+
     def forget(self) -> None:
         """Drop the snapshot of the last inner step, for when ``θ`` is set from outside."""
-        self._last = self._linearization = self._estimate = self._outer_average = None
+        self._last = self._linearization = self._estimate = self._outer_average = self._pending = None
+
+    def reset_value(self, value_net: nn.Module) -> None:
+        """Start ``v_φ`` and its optimiser afresh, from the parameters of ``value_net``."""
+        assert self.value_net is not None and self.value_optimizer is not None
+        self.value_net.load_state_dict(value_net.state_dict())
+        self.value_optimizer.state.clear()
 
     def state_dict(self) -> dict[str, Any]:
         """Everything but ``η`` itself, which the estimator holds; tensors and plain values only."""
@@ -324,11 +342,11 @@ def unroll(
 ) -> tuple[Tensor, Tensor]:
     """Several inner steps with their graph, and the outer loss after each (§5.1, "inner-loop reset").
 
-    ``θ_{i+1} = θ_i − U(∇_θ inner_losses[i](θ_i))``; the result is ``Σ_i outer_losses[i](θ_{i+1})``, whose gradient goes through all
-    the preceding updates.
+    ``θ_{i+1} = θ_i − U(∇_θ inner_losses[i](θ_i))``; the result is ``Σ_i outer_losses[i](θ_{i+1})``, whose gradient
+    goes through all the preceding updates.
 
-    :param parameters: ``θ_0``, shape ``(..., n_parameters)``; leading dimensions are independent lifetimes, then each loss must be a
-        sum over lifetimes.
+    :param parameters: ``θ_0``, shape ``(..., n_parameters)``; leading dimensions are independent lifetimes, then
+        each loss must be a sum over lifetimes.
     :param optimizer: the inner optimiser's settings.
     :param inner_losses: functions of ``θ``; ``η`` is in their closures.
     :param outer_losses: functions of ``θ``, one for each inner step.
@@ -338,9 +356,83 @@ def unroll(
     theta = parameters if parameters.requires_grad else parameters.detach().requires_grad_()
     state = optimizer.initial_state(theta) if optimizer_state is None else optimizer_state
     total = torch.zeros((), dtype=theta.dtype, device=theta.device)
-    for inner_loss, outer_loss in zip(inner_losses, outer_losses, strict=True):
-        (gradient,) = torch.autograd.grad(inner_loss(theta), theta, create_graph=True)
+    for inner, outer in zip(inner_losses, outer_losses, strict=True):
+        (gradient,) = torch.autograd.grad(inner(theta), theta, create_graph=True)
         decrement, state = optimizer.update(gradient, state)
         theta = theta - decrement
-        total = total + outer_loss(theta)
+        total = total + outer(theta)
     return total, theta
+
+
+class Lifetime:
+    """One lifetime of inner-loop reset: the rollouts since the parameters were drawn, and the outer step at its end.
+
+    :param meta: holds ``η``, its optimiser and ``v_φ``.
+    :param policy: the live policy, at ``θ_0``.
+    :param ent_coef: of the inner loss.
+    :param vf_coef: of the inner loss.
+    :param normalize_advantage: whether the inner loss normalises advantages.
+    """
+
+    def __init__(
+        self, meta: MetaLearner, policy: nn.Module, ent_coef: float, vf_coef: float, normalize_advantage: bool
+    ) -> None:
+        self.meta = meta
+        self.policy = policy
+        self.ent_coef = ent_coef
+        self.vf_coef = vf_coef
+        self.normalize_advantage = normalize_advantage
+        self.start = flatten(parameter.detach() for parameter in policy.parameters())
+        self.rollouts: list[tuple[Episodes, Tensor, Tensor]] = []
+
+    @property
+    def n_rollouts(self) -> int:
+        """How many rollouts have been added."""
+        return len(self.rollouts)
+
+    def add(self, episodes: Episodes, values: Tensor) -> None:
+        """Take in the rollout of the present ``θ_i``, judge it with ``v_φ``, then fit ``v_φ`` to it.
+
+        :param values: the critic's values, ``(T + 1, B)``.
+        """
+        self.rollouts.append((episodes, values, self.meta.judge(episodes, values)))
+
+    def outer_step(self, optimizer: InnerOptimizer) -> dict[str, float]:
+        """Move ``η`` by the gradient through all inner updates.
+
+        :param optimizer: the settings the updates were made with.
+        :return: what is worth logging.
+        """
+        named = dict(self.policy.named_parameters())
+
+        def evaluate(theta: Tensor, episodes: Episodes) -> tuple[Tensor, Tensor, Tensor | None]:
+            parameters = unflatten(theta, named)
+            return evaluate_with(
+                self.policy, parameters, episodes.flat_observations, policy_actions(self.policy, episodes)
+            )
+
+        def inner(episodes: Episodes, critic_values: Tensor) -> Callable[[Tensor], Tensor]:
+            def loss(theta: Tensor) -> Tensor:
+                estimate = self.meta.estimator(episodes, critic_values)
+                advantages = episodes.flatten(estimate.advantages)
+                if self.normalize_advantage:
+                    advantages = normalize(advantages)
+                targets = episodes.flatten(estimate.value_targets)
+                values, log_prob, entropy = evaluate(theta, episodes)
+                return inner_loss(advantages, targets, log_prob, values.flatten(), entropy, self.ent_coef, self.vf_coef)
+
+            return loss
+
+        def outer(episodes: Episodes, advantages: Tensor) -> Callable[[Tensor], Tensor]:
+            return lambda theta: policy_gradient_loss(episodes.flatten(advantages), evaluate(theta, episodes)[1])
+
+        with torch.enable_grad():
+            loss, _ = unroll(
+                self.start,
+                optimizer,
+                [inner(episodes, values) for episodes, values, _ in self.rollouts[:-1]],
+                [outer(episodes, advantages) for episodes, _, advantages in self.rollouts[1:]],
+            )
+            eta = self.meta.optimizer.param_groups[0]["params"]
+            gradient = torch.autograd.grad(loss, eta, allow_unused=True)
+        return {"outer_loss": loss.item(), "grad_norm": self.meta.apply(gradient)}

@@ -27,9 +27,7 @@ class ObservationEncoder(nn.Module):
 
     def forward(self, observations: Observations) -> Tensor:
         """``(n, *observation shape)`` to ``(n, features_dim)``."""
-        processed = preprocess_obs(
-            observations, self.observation_space, normalize_images=self.normalize_images
-        )
+        processed = preprocess_obs(observations, self.observation_space, normalize_images=self.normalize_images)
         return self.extractor(processed)
 
 

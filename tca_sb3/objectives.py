@@ -42,12 +42,11 @@ def inner_loss(
 ) -> Tensor:
     """Eq. 13 with the value loss of Eq. 14 beside it: what ``stable_baselines3.A2C.train`` minimises.
 
-    :param entropy: ``H(π_θ(·|S_t))``, shape ``(n,)``; ``None`` where it has no closed form, then ``−log π`` stands in.
+    :param entropy: ``H(π_θ(·|S_t))``, shape ``(n,)``; ``None`` where it has no closed form, then ``−log π`` stands
+        in.
     """
     bonus = (-log_prob if entropy is None else entropy).mean()
-    return (
-        policy_gradient_loss(advantages, log_prob) - ent_coef * bonus + vf_coef * value_loss(targets, values)
-    )
+    return policy_gradient_loss(advantages, log_prob) - ent_coef * bonus + vf_coef * value_loss(targets, values)
 
 
 def adjoint_loss(
@@ -65,7 +64,8 @@ def adjoint_loss(
     :param advantages: ``Ψ_{η,t}``, shape ``(n,)``, with its graph to ``η``.
     :param targets: the critic's targets, shape ``(n,)``, with their graph to ``η`` if they have one.
     :param log_prob_along_u: directional derivatives ``D_u log π_θ(A_t|S_t)``, shape ``(n,)``.
-    :param values_along_u: directional derivatives ``D_u v(S_t)``, shape ``(n,)``; ``None`` if the targets do not depend on ``η``.
+    :param values_along_u: directional derivatives ``D_u v(S_t)``, shape ``(n,)``; ``None`` if the targets do not
+        depend on ``η``.
     :param vf_coef: the weight of the value loss in the inner loss.
     """
     loss = policy_gradient_loss(advantages, log_prob_along_u)

@@ -1,9 +1,9 @@
 """Returns and advantages: Eqs. 4 and 7-11 of "Adaptive Pairwise Weights for Temporal Credit Assignment".
 
 Pure functions on tensors. ``rewards[k - 1]`` is ``R_k``, ``values[t]`` is ``v(S_t)``, and row ``t`` of every
-result belongs to action ``A_t`` (see :mod:`tca_sb3.episodes`). ``values`` at the end of a column is 0 after termination
-and the bootstrap value otherwise. In the padding after a column's end, rewards and TD errors must be 0; then padding
-never reaches a real step.
+result belongs to action ``A_t`` (see :mod:`tca_sb3.episodes`). ``values`` at the end of a column is 0 after
+termination and the bootstrap value otherwise. In the padding after a column's end, rewards and TD errors must be
+0; then padding never reaches a real step.
 """
 
 from __future__ import annotations

@@ -86,9 +86,7 @@ class GymVecEnv(VecEnv):
         self.vector_env = vector_env
         self.step_info_keys = tuple(step_info_keys)
         self.spec = vector_env.spec
-        super().__init__(
-            vector_env.num_envs, vector_env.single_observation_space, vector_env.single_action_space
-        )
+        super().__init__(vector_env.num_envs, vector_env.single_observation_space, vector_env.single_action_space)
         self.metadata = dict(vector_env.metadata)
         self._action_dtype = vector_env.action_space.dtype
         self._t_start = time.time()
@@ -236,9 +234,7 @@ class GymVecEnv(VecEnv):
             for index in chosen:
                 base.envs[index].set_wrapper_attr(attr_name, value)
         elif isinstance(base, AsyncVectorEnv):
-            values = (
-                list(base.get_attr(attr_name)) if len(chosen) < self.num_envs else [value] * self.num_envs
-            )
+            values = list(base.get_attr(attr_name)) if len(chosen) < self.num_envs else [value] * self.num_envs
             for index in chosen:
                 values[index] = value
             base.set_attr(attr_name, values)
@@ -378,9 +374,7 @@ def _ending_of(vector_env: VectorEnv) -> Callable[[VectorEnv, Any, np.ndarray, d
     """How to end an episode of ``vector_env``; refuses what SB3 could not use."""
     name = type(vector_env).__name__
     if isinstance(vector_env, VecEnv):
-        raise TypeError(
-            f"GymVecEnv got {name}, which is a Stable-Baselines3 VecEnv already: pass it as it is."
-        )
+        raise TypeError(f"GymVecEnv got {name}, which is a Stable-Baselines3 VecEnv already: pass it as it is.")
     if not isinstance(vector_env, VectorEnv):
         raise TypeError(
             f"GymVecEnv got {name}, which is not a Gymnasium VectorEnv: "

@@ -62,8 +62,8 @@ class AdvantageEstimator(nn.Module, ABC):
         """Estimate advantages.
 
         :param episodes: ``B`` columns of at most ``T`` steps.
-        :param values: the critic's ``v(S_0) … v(S_T)``, shape ``(T + 1, B)``: 0 after termination, the bootstrap value
-            in the last row of a column that was cut, anything in the padding after it.
+        :param values: the critic's ``v(S_0) … v(S_T)``, shape ``(T + 1, B)``: 0 after termination, the bootstrap
+            value in the last row of a column that was cut, anything in the padding after it.
         :return: advantages and targets, ``(T, B)``; what they hold in the padding is not used.
         :raises ValueError: if the estimator needs whole episodes and gets less.
         """

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from tca_sb3.estimators.base import Estimate, WeightedEstimator
 from tca_sb3.episodes import Episodes
+from tca_sb3.estimators.base import Estimate, WeightedEstimator
 from tca_sb3.returns import lambda_advantages, pwtd_advantages
 
 

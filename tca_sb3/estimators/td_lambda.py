@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from tca_sb3.estimators.base import AdvantageEstimator, Estimate
 from tca_sb3.episodes import Episodes
+from tca_sb3.estimators.base import AdvantageEstimator, Estimate
 from tca_sb3.returns import lambda_advantages
 
 

@@ -48,9 +48,7 @@ def checked_weights(function: nn.Module, episodes: Episodes) -> Tensor:
     weights = function(episodes)
     name = type(function).__name__
     if not isinstance(weights, Tensor) or not weights.is_floating_point():
-        raise TypeError(
-            f"{name} returned {type(weights).__name__}; forward() must return a floating-point tensor."
-        )
+        raise TypeError(f"{name} returned {type(weights).__name__}; forward() must return a floating-point tensor.")
     wanted = (episodes.batch_size, episodes.horizon, episodes.horizon)
     if weights.shape != wanted:
         raise ValueError(

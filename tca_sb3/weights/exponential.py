@@ -22,9 +22,7 @@ class Exponential(PairwiseWeights):
     ) -> None:
         super().__init__(observation_space)
         if not 0.0 <= rate <= 1.0:
-            raise ValueError(
-                f"Exponential got rate={rate}; rate^(k-t-1) is a weight only for rate in [0, 1]."
-            )
+            raise ValueError(f"Exponential got rate={rate}; rate^(k-t-1) is a weight only for rate in [0, 1].")
         self.rate = rate
 
     def forward(self, episodes: Episodes) -> Tensor:

@@ -17,9 +17,10 @@ from tca_sb3.weights.tabular import gather_state_pairs, require_discrete
 class Fixed(PairwiseWeights):
     """A constant matrix: the weights of H-PWR.
 
-    :param matrix: weights in [0, 1]. With ``index="time"``, ``matrix[t, k - 1]`` is the weight of the reward received at
-        time ``k`` for the action at time ``t``, shape ``(T, T)`` with ``T`` at least the length of the longest
-        episode. With ``index="state"``, ``matrix[S_t, S_k]`` for a ``Discrete(n)`` observation space, shape ``(n, n)``.
+    :param matrix: weights in [0, 1]. With ``index="time"``, ``matrix[t, k - 1]`` is the weight of the reward
+        received at time ``k`` for the action at time ``t``, shape ``(T, T)`` with ``T`` at least the length of the
+        longest episode. With ``index="state"``, ``matrix[S_t, S_k]`` for a ``Discrete(n)`` observation space,
+        shape ``(n, n)``.
     :param index: ``"time"`` or ``"state"``.
     :raises TypeError: if states are not numbers to index by.
     :raises ValueError: if the matrix is not square, of the wrong size, or has entries outside [0, 1].
@@ -40,9 +41,7 @@ class Fixed(PairwiseWeights):
         if table.ndim != 2 or table.shape[0] != table.shape[1]:
             raise ValueError(f"Fixed got a matrix of shape {tuple(table.shape)}; it needs a square one.")
         if not ((table >= 0) & (table <= 1)).all():
-            raise ValueError(
-                "Fixed got a matrix with entries outside [0, 1] or NaN; weights must lie in [0, 1]."
-            )
+            raise ValueError("Fixed got a matrix with entries outside [0, 1] or NaN; weights must lie in [0, 1].")
         if index not in ("time", "state"):
             raise ValueError(f"Fixed got index={index!r}; write index='time' or index='state'.")
         if index == "state" and require_discrete("Fixed(index='state')", observation_space) != len(table):

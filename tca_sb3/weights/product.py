@@ -15,15 +15,15 @@ from tca_sb3.weights.base import MakeEncoder, PairwiseWeights
 class Product(PairwiseWeights):
     """``f = σ(b + Σ_d a_d(S_t) · b_d(S_k) · c_d(k − t))``: three embeddings, their product, a linear read-out.
 
-    The paper embeds the two observations and the time difference, multiplies the three vectors element by element and maps
-    the product to one number under a sigmoid. Here:
+    The paper embeds the two observations and the time difference, multiplies the three vectors element by element
+    and maps the product to one number under a sigmoid. Here:
 
-    * both embeddings are linear heads on **one** trunk (the policy's features extractor and one hidden layer), and each observation
-      passes through it once, never once a pair;
+    * both embeddings are linear heads on **one** trunk (the policy's features extractor and one hidden layer), and
+      each observation passes through it once, never once a pair;
     * the read-out vector is absorbed into the lag embedding, which changes nothing that can be expressed;
-    * the lag embedding is linear in ``1, cos(ω_m l), sin(ω_m l)``. Because those separate into functions of ``t`` and ``k``
-      (angle addition), all pairs are one batched matrix product: the cost is ``O(T² d)`` multiplications and
-      the memory ``O(T² + T d)`` a column. Lags are smooth on the scale of ``2 / max_lag``.
+    * the lag embedding is linear in ``1, cos(ω_m l), sin(ω_m l)``. Because those separate into functions of ``t``
+      and ``k`` (angle addition), all pairs are one batched matrix product: the cost is ``O(T² d)`` multiplications
+      and the memory ``O(T² + T d)`` a column. Lags are smooth on the scale of ``2 / max_lag``.
 
     The widths and the lag features are ours; the paper gives none.
 
