@@ -24,6 +24,9 @@ def map_observations(function: Callable[[Tensor], Tensor], observations: Observa
     return function(observations)
 
 
+_TENSOR_FIELDS = ("actions", "rewards", "lengths", "terminated", "truncated", "started")
+
+
 def _parts(observations: Observations) -> dict[str, Tensor]:
     if not isinstance(observations, dict):
         return {"observations": observations}
@@ -59,6 +62,9 @@ class Episodes:
 
     def __post_init__(self) -> None:
         rewards = self.rewards
+        for name, value in {**_parts(self.observations), **{f: getattr(self, f) for f in _TENSOR_FIELDS}}.items():
+            if not isinstance(value, Tensor):
+                raise TypeError(f"Episodes got {name} as {type(value).__name__}; write torch.as_tensor({name}).")
         if rewards.ndim != 2 or 0 in rewards.shape:
             raise ValueError(
                 f"Episodes got rewards of shape {tuple(rewards.shape)}; it needs (T, B) with T, B >= 1: "
@@ -81,14 +87,15 @@ class Episodes:
             value = getattr(self, name)
             if value.shape != (batch,):
                 raise ValueError(f"Episodes got {name} of shape {tuple(value.shape)}; it needs ({batch},).")
-            if (value.dtype == torch.bool) == (name == "lengths"):
+            is_integer = value.dtype != torch.bool and not value.is_floating_point()
+            if not (is_integer if name == "lengths" else value.dtype == torch.bool):
                 wanted = "an integer dtype" if name == "lengths" else "torch.bool"
                 raise TypeError(f"Episodes got {name} of dtype {value.dtype}; it needs {wanted}.")
         shortest, longest = self.lengths.aminmax()
-        if self.lengths.is_floating_point() or shortest < 1 or longest > horizon:
+        if shortest < 1 or longest > horizon:
             raise ValueError(
                 f"Episodes got lengths from {shortest.item()} to {longest.item()}; "
-                f"each must be a whole number from 1 to T = {horizon}."
+                f"each must be from 1 to T = {horizon}."
             )
         if not torch.isfinite(rewards).all():
             raise ValueError("Episodes got a reward that is NaN or infinite; check the environment's reward.")

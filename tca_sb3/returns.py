@@ -3,13 +3,26 @@
 Pure functions on tensors. ``rewards[k - 1]`` is ``R_k``, ``values[t]`` is ``v(S_t)``, and row ``t`` of every
 result belongs to action ``A_t`` (see :mod:`tca_sb3.episodes`). ``values`` at the end of a column is 0 after
 termination and the bootstrap value otherwise. In the padding after a column's end, rewards and TD errors must be
-0; then padding never reaches a real step.
+0; then padding never reaches a real step. Every function raises ``ValueError`` where shapes disagree.
 """
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
+
+
+def _require(who: str, name: str, tensor: Tensor, like: Tensor, shape: str) -> None:
+    """Refuse ``tensor`` unless it has the shape that ``shape`` names for a ``(T, B)`` tensor ``like``.
+
+    Without this, a missing last value or an axis of 1 would broadcast into a wrong answer.
+    """
+    if like.ndim != 2 or 0 in like.shape:
+        raise ValueError(f"{who} got a tensor of shape {tuple(like.shape)}; it needs (T, B), one episode a column.")
+    horizon, batch = like.shape
+    wanted = {"(T, B)": (horizon, batch), "(T + 1, B)": (horizon + 1, batch), "(B, T, T)": (batch, horizon, horizon)}
+    if tensor.shape != wanted[shape]:
+        raise ValueError(f"{who} got {name} of shape {tuple(tensor.shape)}; it needs {shape} = {wanted[shape]}.")
 
 
 def episode_returns(rewards: Tensor, gamma: float) -> Tensor:
@@ -19,6 +32,7 @@ def episode_returns(rewards: Tensor, gamma: float) -> Tensor:
     :param gamma: discount factor.
     :return: shape ``(B,)``.
     """
+    _require("episode_returns", "rewards", rewards, rewards, "(T, B)")
     exponents = torch.arange(rewards.shape[0], device=rewards.device, dtype=rewards.dtype)
     return (gamma**exponents).to(rewards.dtype) @ rewards
 
@@ -31,6 +45,7 @@ def discounted_returns(rewards: Tensor, gamma: float) -> Tensor:
     :param gamma: discount factor.
     :return: shape ``(T, B)``.
     """
+    _require("discounted_returns", "rewards", rewards, rewards, "(T, B)")
     rows = list(rewards.unbind(0))
     for t in reversed(range(len(rows) - 1)):
         rows[t] = rows[t] + gamma * rows[t + 1]
@@ -45,6 +60,7 @@ def td_errors(rewards: Tensor, values: Tensor, gamma: float) -> Tensor:
     :param gamma: discount factor.
     :return: ``δ_1 … δ_T``, shape ``(T, B)``.
     """
+    _require("td_errors", "values", values, rewards, "(T + 1, B)")
     return rewards + gamma * values[1:] - values[:-1]
 
 
@@ -55,6 +71,7 @@ def monte_carlo_advantages(returns: Tensor, values: Tensor) -> Tensor:
     :param values: ``v(S_0) … v(S_T)``, shape ``(T + 1, B)``.
     :return: shape ``(T, B)``.
     """
+    _require("monte_carlo_advantages", "values", values, returns, "(T + 1, B)")
     return returns - values[:-1]
 
 
@@ -66,6 +83,7 @@ def lambda_advantages(td_errors: Tensor, gamma: float, gae_lambda: float) -> Ten
     :param gae_lambda: the trace parameter λ.
     :return: shape ``(T, B)``.
     """
+    _require("lambda_advantages", "td_errors", td_errors, td_errors, "(T, B)")
     rate = gamma * gae_lambda
     rows = list(td_errors.unbind(0))
     for t in reversed(range(len(rows) - 1)):
@@ -83,6 +101,7 @@ def pairwise_sum(weights: Tensor, signal: Tensor) -> Tensor:
     :param signal: ``x_1 … x_T`` (rewards or TD errors), shape ``(T, B)``, 0 in the padding.
     :return: shape ``(T, B)``.
     """
+    _require("pairwise_sum", "weights", weights, signal, "(B, T, T)")
     return torch.bmm(weights.triu(), signal.T.unsqueeze(2)).squeeze(2).T
 
 
@@ -93,6 +112,7 @@ def pwtd_advantages(weights: Tensor, td_errors: Tensor) -> Tensor:
     :param td_errors: ``δ_1 … δ_T``, shape ``(T, B)``.
     :return: shape ``(T, B)``.
     """
+    _require("pwtd_advantages", "weights", weights, td_errors, "(B, T, T)")
     return pairwise_sum(weights, td_errors)
 
 
@@ -105,6 +125,7 @@ def pwr_returns(weights: Tensor, rewards: Tensor) -> Tensor:
     :param rewards: ``R_1 … R_T``, shape ``(T, B)``.
     :return: shape ``(T, B)``.
     """
+    _require("pwr_returns", "weights", weights, rewards, "(B, T, T)")
     return pairwise_sum(weights, rewards)
 
 
@@ -115,4 +136,5 @@ def pwr_advantages(weighted_returns: Tensor, values: Tensor) -> Tensor:
     :param values: ``v_ψ(S_0) … v_ψ(S_T)``, shape ``(T + 1, B)``; the last row is not used.
     :return: shape ``(T, B)``.
     """
+    _require("pwr_advantages", "values", values, weighted_returns, "(T + 1, B)")
     return weighted_returns - values[:-1]

@@ -78,10 +78,10 @@ class Product(PairwiseWeights):
         credit = self.action_head(hidden[:-1])  # a(S_t), (T, B, d)
         arrival = self.reward_head(hidden[1:])  # b(S_k), (T, B, d)
 
-        t = torch.arange(horizon, device=credit.device, dtype=credit.dtype).unsqueeze(1) * self.frequencies
-        k = t + self.frequencies
+        times = torch.arange(horizon, device=credit.device, dtype=credit.dtype).unsqueeze(1)
+        t, k = times * self.frequencies, (times + 1) * self.frequencies
         # cos ω(k−t) = cos ωk cos ωt + sin ωk sin ωt;  sin ω(k−t) = sin ωk cos ωt − cos ωk sin ωt.
-        one, cos_t, sin_t = torch.ones_like(t[:, :1]), t.cos(), t.sin()
+        one, cos_t, sin_t = torch.ones_like(times), t.cos(), t.sin()
         features_k = torch.cat([one, k.cos(), k.sin()], dim=1)  # (T, F)
         n = len(self.frequencies)
         constant, cosine, sine = self.lag_coefficients.split([1, n, n])
