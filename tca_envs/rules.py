@@ -72,12 +72,12 @@ class Rules(ABC):
 
     # The kernels. `deal` and `begin` may stay as they are where there is nothing to do.
 
-    @staticmethod
-    def deal(tables: Any, state: Any, i: Any, words: Any) -> None:  # noqa: B027
+    @staticmethod  # noqa: B027
+    def deal(tables: Any, state: Any, i: Any, words: Any) -> None:
         """Kernel: write the random part of an episode (or lifetime); `words[d]` is the d-th random word."""
 
-    @staticmethod
-    def begin(tables: Any, state: Any, i: Any) -> None:  # noqa: B027
+    @staticmethod  # noqa: B027
+    def begin(tables: Any, state: Any, i: Any) -> None:
         """Kernel: put the episode at time 0. What was dealt stands."""
 
     @staticmethod
@@ -104,7 +104,7 @@ class Rules(ABC):
     def observe(self, state: Any, i: Lanes) -> Any:
         """Observations of the lanes `i`, batched as Gymnasium batches them, in arrays of their own."""
 
-    def view(self, state: Any, i: Lanes) -> Any:
+    def peek(self, state: Any, i: Lanes) -> Any:
         """Like `observe`, but free to give views of the state; override where copying costs time."""
         return self.observe(state, i)
 
@@ -202,7 +202,8 @@ class Rules(ABC):
                 raise TypeError(f"Actions must be integers from 0 to {self._n_actions - 1}, got dtype {actions.dtype}.")
             actions = actions.astype(np.int64)
         # A negative number is a huge one when read as unsigned, so one comparison serves both ends.
-        if np.count_nonzero(actions.view(np.uint64) >= self._bound):
+        # (Looking for a true byte takes a third of the time of `any`.)
+        if 1 in np.greater_equal(actions.view(np.uint64), self._bound).tobytes():
             lane = int(np.flatnonzero((actions < 0) | (actions >= self._n_actions))[0])
             raise ValueError(
                 f"Actions must be integers from 0 to {self._n_actions - 1}, got {actions[lane]} for environment {lane}."
@@ -210,8 +211,8 @@ class Rules(ABC):
         return actions
 
     @cached_property
-    def _bound(self) -> np.uint64:
-        return np.uint64(self._n_actions)
+    def _bound(self) -> NDArray[np.uint64]:
+        return np.array(self._n_actions, np.uint64)
 
     def _check_box(self, actions: Any, shape: tuple[int, ...]) -> NDArray[np.float64]:
         space = self.action_space

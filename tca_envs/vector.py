@@ -90,6 +90,7 @@ class CreditVectorEnv(CreditStructure, VectorEnv[Any, Any, NDArray[Any]]):
         self._actions, self._rewards = np.zeros(steps), np.zeros(steps)
         self._everyone = read_only(np.ones(self.num_envs, bool))
         self._constants: dict[Any, NDArray[Any]] = {}
+        self._silent = type(self.rules).info is Rules.info
         self._state = self.rules.allocate(self.num_envs)
         self._bind()
 
@@ -100,7 +101,7 @@ class CreditVectorEnv(CreditStructure, VectorEnv[Any, Any, NDArray[Any]]):
         self._all = self._backend.all_lanes(self.num_envs)
         self._kernel_tables = self._backend.prepare(self.rules.tables())
         self._kernel_state = self._backend.prepare(self._state)
-        self._observe = self.rules.observe if self.copy else self.rules.view
+        self._observe = self.rules.observe if self.copy else self.rules.peek
 
     # Starting episodes
 
@@ -299,6 +300,8 @@ class CreditVectorEnv(CreditStructure, VectorEnv[Any, Any, NDArray[Any]]):
     def _infos(self, groups: list[Group]) -> dict[str, Any]:
         """The info dictionaries of groups of lanes in Gymnasium's vector form: values and masks."""
         infos: dict[str, Any] = {}
+        if self._silent:
+            return infos
         for lanes, t, rewards in groups:
             for name, value in self.rules.info(t, rewards).items():
                 if isinstance(lanes, slice):

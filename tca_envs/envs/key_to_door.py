@@ -1,0 +1,773 @@
+"""Key-to-Door: a key that is worth nothing until, many apples later, it opens a door (paper 1, Section 5.2)."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from functools import cached_property
+from itertools import combinations, permutations
+from math import comb, factorial, sqrt
+from typing import Any, Literal, NamedTuple, get_args
+
+import numpy as np
+from gymnasium import spaces
+from numpy.typing import NDArray
+
+from tca_envs import rendering as draw
+from tca_envs.checks import check_choice, check_count, check_number
+from tca_envs.env import CreditEnv
+from tca_envs.phases import Phases
+from tca_envs.randomness import NoiseKind, below, noise_slot, noise_table
+from tca_envs.registration import Registration
+from tca_envs.rules import Lanes, Rules, Trace, read_only
+from tca_envs.vector import CreditVectorEnv
+
+# A map a phase: `#` wall, `.` floor, `A` the agent's start, `K` a cell where the key may lie, `o` a cell where
+# an apple may lie, `D` the door.
+STANDARD = (
+    """
+    ###########
+    #KKKKKKKKK#
+    #KKKKKKKKK#
+    #KKKKKKKKK#
+    #KKKKKKKKK#
+    #....A....#
+    ###########
+    """,
+    """
+    ###########
+    #.o.o.o.o.#
+    #o.o.o.o.o#
+    #.o.o.o.o.#
+    #o.o.o.o.o#
+    #.o.oAo.o.#
+    ###########
+    """,
+    """
+    ###########
+    #####D#####
+    ####...####
+    ####.A.####
+    ####...####
+    ###########
+    ###########
+    """,
+)
+MINI = (
+    """
+    #######
+    #KKKKK#
+    #KKKKK#
+    #KKAKK#
+    #KKKKK#
+    #KKKKK#
+    #######
+    """,
+    """
+    #######
+    #ooooo#
+    #ooooo#
+    #ooAoo#
+    #ooooo#
+    #ooooo#
+    #######
+    """,
+    """
+    ###D###
+    #.....#
+    #.....#
+    #..A..#
+    #.....#
+    #.....#
+    #######
+    """,
+)
+MAPS = {"standard": STANDARD, "mini": MINI}
+
+MapsArgument = Literal["standard", "mini"] | tuple[int, int] | Sequence[str]
+View = Literal["full", "crop"]
+
+MEANS, VARIANCES = (1.0, 5.0, 9.0), (5.0, 25.0, 125.0)
+MINI_ARGUMENTS = {"maps": "mini", "key_steps": 6, "apple_steps": 20, "door_steps": 6, "n_apples": 4}
+
+REGISTRATIONS = (
+    Registration("KeyToDoor-v0", "KeyToDoorEnv", "KeyToDoorVectorEnv"),
+    Registration("KeyToDoorMini-v0", "KeyToDoorEnv", "KeyToDoorVectorEnv", MINI_ARGUMENTS),
+    *(
+        Registration(
+            f"KeyToDoor-mean{mean:g}-var{variance:g}-v0",
+            "KeyToDoorEnv",
+            "KeyToDoorVectorEnv",
+            {"apple_mean": mean, "apple_variance": variance},
+        )
+        for mean in MEANS
+        for variance in VARIANCES
+    ),
+)
+
+KEY_PHASE, APPLE_PHASE, DOOR_PHASE = 0, 1, 2
+MOVES = ((-1, 0), (1, 0), (0, -1), (0, 1))  # up, down, left, right
+FLOOR, WALL, AGENT, KEY, APPLE, DOOR, OPEN_DOOR = range(7)  # sprites
+UNREACHABLE = 1 << 30
+
+
+class Tables(NamedTuple):
+    """A place is a cell of a phase's map, numbered `phase * cells + cell`."""
+
+    places: int  # places of all three maps
+    cells: int
+    move: NDArray[np.int64]  # place after (has_key, place, action), flat
+    starts: NDArray[np.int64]  # where the agent starts, by phase
+    entry_times: NDArray[np.int64]  # time of arrival in each phase
+    key_places: NDArray[np.int64]
+    apple_places: NDArray[np.int64]
+    door: int  # place of the door
+    n_apples: int
+    mean: float
+    deviation: float
+    quantiles: NDArray[np.float64]
+    door_reward: float
+    respawn: int  # steps until an apple is back, 0 for never
+    # Pictures. A strip is one row of pixels of one cell, the unit in which pictures are painted.
+    tile: int
+    columns: int  # strips from one row of pixels to the next
+    corner: NDArray[np.int64]  # first strip of a place
+    ground: NDArray[np.int64]  # sprite of a place that nothing lies on
+    sprites: NDArray[np.void]
+    background: NDArray[np.void]  # by phase
+
+
+class State(NamedTuple):
+    place: NDArray[np.int64]
+    has_key: NDArray[np.int64]
+    key: NDArray[np.int64]  # place of the key, while it lies there or not
+    first: NDArray[np.int64]  # where a lane's stretch begins, of columns with one entry a place
+    reward: NDArray[np.float64]  # for entering a place
+    apple: NDArray[np.int64]  # 1 where an apple lies
+    pays: NDArray[np.float64]  # what an apple pays when it comes back; empty if they do not
+    queue: NDArray[np.int64]  # where a lane's stretch of `taken` begins
+    taken: NDArray[np.int64]  # places of the apples taken in the last `respawn` steps
+    corner: NDArray[np.int64]  # first strip of a lane
+    strips: NDArray[np.void]
+    frame: NDArray[np.void]  # the same memory, one row a lane
+    image: NDArray[np.uint8]  # the same memory as (lanes, height, width, 3)
+
+
+def paint(tables: Any, state: Any, i: Any, place: Any, sprite: Any) -> None:
+    """Kernel: draw a sprite at a place."""
+    strip = state.corner[i] + tables.corner[place]
+    row = sprite * tables.tile
+    for k in range(tables.tile):
+        state.strips[strip + k * tables.columns] = tables.sprites[row + k]
+
+
+def enter(tables: Any, state: Any, i: Any, phase: Any) -> None:
+    """Kernel: begin a phase: the agent at its start, on a map without things."""
+    state.frame[i] = tables.background[phase]
+    state.place[i] = tables.starts[phase]
+
+
+class KeyToDoorRules(Rules):
+    """Rules of Key-to-Door; see `KeyToDoorEnv` for the arguments."""
+
+    def __init__(
+        self,
+        maps: MapsArgument = "standard",
+        key_steps: int = 15,
+        apple_steps: int = 90,
+        door_steps: int = 15,
+        n_apples: int = 10,
+        apple_mean: float = 5.0,
+        apple_variance: float = 25.0,
+        noise: NoiseKind = "normal",
+        door_reward: float = 10.0,
+        respawn: int | None = None,
+        tile_size: int = 8,
+        view: View = "full",
+        crop_size: int = 5,
+    ) -> None:
+        self.phases = Phases(("key", "apple", "door"), (key_steps, apple_steps, door_steps))
+        self.horizon = self.phases.horizon
+        self.maps = read_maps(maps)
+        self.n_apples = check_count("n_apples", n_apples, minimum=0)
+        self.apple_mean = check_number("apple_mean", apple_mean)
+        self.apple_variance = check_number("apple_variance", apple_variance, minimum=0.0)
+        self.noise = noise
+        noise_table(noise)  # refuses an unknown kind
+        self.door_reward = check_number("door_reward", door_reward)
+        self.respawn = 0 if respawn is None else check_count("respawn", respawn, minimum=1)
+        self.tile_size = check_count("tile_size", tile_size, minimum=1)
+        self.view_kind = check_choice("view", view, get_args(View))
+        self.crop_size = check_count("crop_size", crop_size, minimum=1)
+        if self.crop_size % 2 == 0:
+            raise ValueError(f"crop_size must be odd, to have the agent in the middle, got {crop_size}.")
+        self.rows, self.columns = len(self.maps[0]), len(self.maps[0][0])
+        self.cells = self.rows * self.columns
+        self.key_places = self._places(KEY_PHASE, "K")
+        self.apple_places = self._places(APPLE_PHASE, "o")
+        self.starts = np.concatenate([self._places(phase, "A") for phase in range(3)])
+        self.door = int(self._places(DOOR_PHASE, "D")[0])
+        if len(self.apple_places) < self.n_apples:
+            raise ValueError(
+                f"n_apples={n_apples} apples do not fit into the {len(self.apple_places)} cells marked 'o'."
+            )
+        self.words = 1 + len(self.apple_places)
+        self._margin = self.crop_size // 2 if view == "crop" else 0
+        rows, columns = (self.crop_size, self.crop_size) if view == "crop" else (self.rows, self.columns)
+        shape = (rows * self.tile_size, columns * self.tile_size, 3)
+        self.observation_space = spaces.Dict(
+            {"image": spaces.Box(0, 255, shape, np.uint8), "has_key": spaces.Discrete(2)}
+        )
+        self.action_space = spaces.Discrete(len(MOVES))
+
+    def _places(self, phase: int, letter: str) -> NDArray[np.int64]:
+        cells = np.flatnonzero(np.array([list(row) for row in self.maps[phase]]).ravel() == letter)
+        return phase * self.cells + cells
+
+    @cached_property
+    def moves(self) -> NDArray[np.int64]:
+        """Place after (has_key, place, action), shape (2, 3 * cells, 4)."""
+        letters = [letter for rows in self.maps for row in rows for letter in row]
+        moves = np.empty((2, 3 * self.cells, len(MOVES)), np.int64)
+        for has_key in (0, 1):
+            for place in range(3 * self.cells):
+                phase, cell = divmod(place, self.cells)
+                row, column = divmod(cell, self.columns)
+                for action, (down, right) in enumerate(MOVES):
+                    y, x = row + down, column + right
+                    inside = 0 <= y < self.rows and 0 <= x < self.columns
+                    target = phase * self.cells + y * self.columns + x if inside else place
+                    blocked = letters[target] == "#" or (letters[target] == "D" and not has_key)
+                    moves[has_key, place, action] = place if blocked else target
+        return read_only(moves)
+
+    # Kernels
+
+    def tables(self) -> Tables:
+        tile, margin = self.tile_size, self._margin
+        columns = self.columns + 2 * margin
+        letters = np.array([list("".join(rows)) for rows in self.maps])
+        ground = np.where(letters == "#", WALL, np.where(letters == "D", OPEN_DOOR, FLOOR))
+        shown = np.where(letters == "D", DOOR, ground)  # the door is closed at first
+        row, column = np.divmod(np.arange(self.cells), self.columns)
+        sprites = draw_sprites(tile)
+        background = np.full((3, self.rows + 2 * margin, columns), WALL)
+        background[:, margin : margin + self.rows, margin : margin + self.columns] = shown.reshape(
+            3, self.rows, self.columns
+        )
+        pictures = sprites[background].swapaxes(2, 3)  # (phase, row, pixel row, column, pixel column, 3)
+        return Tables(
+            places=3 * self.cells,
+            cells=self.cells,
+            move=self.moves.ravel(),
+            starts=self.starts,
+            entry_times=np.array(self.phases.starts[:3]),
+            key_places=self.key_places,
+            apple_places=self.apple_places,
+            door=self.door,
+            n_apples=self.n_apples,
+            mean=self.apple_mean,
+            deviation=sqrt(self.apple_variance),
+            quantiles=noise_table(self.noise),
+            door_reward=self.door_reward,
+            respawn=self.respawn,
+            tile=tile,
+            columns=columns,
+            corner=np.tile((row + margin) * tile * columns + column + margin, 3),
+            ground=ground.ravel(),
+            sprites=_as_strips(sprites, tile).ravel(),
+            background=_as_strips(np.ascontiguousarray(pictures), tile).reshape(3, -1),
+        )
+
+    def allocate(self, lanes: int) -> State:
+        tile, margin = self.tile_size, self._margin
+        height, width = (self.rows + 2 * margin) * tile, (self.columns + 2 * margin) * tile
+        image = np.zeros((lanes, height, width, 3), np.uint8)
+        frame = _as_strips(image, tile).reshape(lanes, -1)
+        numbers, places = np.arange(lanes), 3 * self.cells
+        return State(
+            place=np.zeros(lanes, np.int64),
+            has_key=np.zeros(lanes, np.int64),
+            key=np.zeros(lanes, np.int64),
+            first=numbers * places,
+            reward=np.zeros(lanes * places),
+            apple=np.zeros(lanes * places, np.int64),
+            pays=np.zeros(lanes * places if self.respawn else 0),
+            queue=numbers * self.respawn,
+            taken=np.zeros(lanes * self.respawn, np.int64),
+            corner=numbers * frame.shape[1],
+            strips=frame.reshape(-1),
+            frame=frame,
+            image=image,
+        )
+
+    @staticmethod
+    def deal(tables: Any, state: Any, i: Any, words: Any) -> None:
+        first = state.first[i]
+        state.key[i] = tables.key_places[below(words[0], len(tables.key_places))]
+        state.reward[first + tables.door] = tables.door_reward
+        # Selection sampling: each cell in turn is taken with probability (apples to place) / (cells left).
+        missing = tables.n_apples
+        total = len(tables.apple_places)
+        for j in range(total):
+            word, slot = words[1 + j], first + tables.apple_places[j]
+            here = below(word, total - j) < missing
+            missing = missing - here
+            pays = tables.mean + tables.deviation * tables.quantiles[noise_slot(word)]
+            state.apple[slot] = here
+            state.reward[slot] = here * pays + 0.0  # + 0.0 turns -0.0 into 0.0
+            if tables.respawn:
+                state.pays[slot] = pays
+
+    @staticmethod
+    def begin(tables: Any, state: Any, i: Any) -> None:
+        enter(tables, state, i, 0)
+        state.has_key[i] = 0
+        paint(tables, state, i, state.key[i], KEY)
+        paint(tables, state, i, state.place[i], AGENT)
+        for k in range(tables.respawn):
+            state.taken[state.queue[i] + k] = 0
+
+    @staticmethod
+    def step(tables: Any, state: Any, i: Any, t: int, action: Any) -> Any:
+        before, has_key = state.place[i], state.has_key[i]
+        after = tables.move[(has_key * tables.places + before) * 4 + action]
+        slot = state.first[i] + after
+        if tables.respawn:
+            # Place 0, a wall, stands for "no apple": it never pays, and is painted as the wall that it is.
+            entry = state.queue[i] + t % tables.respawn
+            back = state.taken[entry]
+            returns = back > 0
+            state.reward[state.first[i] + back] = returns * state.pays[state.first[i] + back] + 0.0
+            state.apple[state.first[i] + back] = returns
+            if t < tables.entry_times[2]:
+                paint(tables, state, i, back, tables.ground[back] + returns * (APPLE - tables.ground[back]))
+            state.taken[entry] = after * state.apple[slot]
+        reward = state.reward[slot]
+        state.reward[slot] = 0.0
+        state.apple[slot] = 0
+        left = tables.ground[before]
+        if tables.respawn:
+            # An apple may have come back where the agent stands.
+            left = left + state.apple[state.first[i] + before] * (APPLE - left)
+        paint(tables, state, i, before, left)
+        state.has_key[i] = has_key | (after == state.key[i])
+        state.place[i] = after
+        if t + 1 == tables.entry_times[1]:
+            enter(tables, state, i, 1)
+            for j in range(len(tables.apple_places)):
+                place = tables.apple_places[j]
+                here = state.apple[state.first[i] + place]
+                paint(tables, state, i, place, FLOOR + here * (APPLE - FLOOR))
+        if t + 1 == tables.entry_times[2]:
+            enter(tables, state, i, 2)
+        paint(tables, state, i, state.place[i], AGENT)
+        return reward
+
+    # Observations
+
+    def observe(self, state: Any, i: Lanes) -> dict[str, NDArray[Any]]:
+        if self._margin:
+            return self._crop(state, i)
+        return {"image": np.array(state.image[i]), "has_key": np.array(state.has_key[i])}
+
+    def peek(self, state: Any, i: Lanes) -> dict[str, NDArray[Any]]:
+        if self._margin:
+            return self._crop(state, i)
+        return {"image": state.image[i], "has_key": state.has_key[i]}
+
+    def observe_one(self, state: Any) -> dict[str, Any]:
+        if self._margin:
+            return {"image": self._crop(state, slice(None))["image"][0], "has_key": state.has_key[0]}
+        return {"image": state.image[0].copy(), "has_key": state.has_key[0]}
+
+    @cached_property
+    def _windows(self) -> NDArray[np.int64]:
+        """By place: the strips of the crop around it, shape (places, strips)."""
+        tile, size = self.tile_size, self.crop_size
+        columns = self.columns + 2 * self._margin
+        rows, first = np.divmod(np.arange(self.cells), self.columns)
+        corner = rows * tile * columns + first
+        window = np.arange(size * tile)[:, None] * columns + np.arange(size)
+        return np.tile(corner, 3)[:, None] + window.ravel()
+
+    def _crop(self, state: Any, i: Lanes) -> dict[str, NDArray[Any]]:
+        places = np.atleast_1d(state.place[i])
+        lanes = np.arange(len(state.place))[i]
+        strips = state.frame[lanes[:, None], self._windows[places]]
+        shape = (len(lanes), self.crop_size * self.tile_size, self.crop_size * self.tile_size, 3)
+        return {
+            "image": np.ascontiguousarray(strips).view(np.uint8).reshape(shape),
+            "has_key": np.array(state.has_key[i]),
+        }
+
+    @cached_property
+    def _schedule(self) -> Sequence[int]:
+        return self.phases.schedule()
+
+    def info(self, t: int, reward: Any) -> dict[str, Any]:
+        paid_in = self._schedule[t - 1] if t else KEY_PHASE
+        return {
+            "phase": self._schedule[t],
+            "apple_reward": reward + 0.0 if paid_in == APPLE_PHASE else 0.0,
+            "door_reward": reward + 0.0 if paid_in == DOOR_PHASE else 0.0,
+        }
+
+    # Credit structure
+
+    @cached_property
+    def distances(self) -> NDArray[np.int64]:
+        """Fewest moves between places with the key in hand, shape (places, places)."""
+        places = 3 * self.cells
+        distances = np.full((places, places), UNREACHABLE)
+        for start in range(places):
+            distances[start, start] = 0
+            queue = deque([start])
+            while queue:
+                place = queue.popleft()
+                for after in self.moves[1, place].tolist():
+                    if distances[start, after] == UNREACHABLE:
+                        distances[start, after] = distances[start, place] + 1
+                        queue.append(after)
+        return read_only(distances)
+
+    @cached_property
+    def _fewest(self) -> tuple[int, int, int]:
+        """Fewest moves from the start to a key cell, to an apple cell and to the door."""
+        from_start = self.distances[self.starts]
+        to_apple = from_start[APPLE_PHASE, self.apple_places]
+        return (
+            int(from_start[KEY_PHASE, self.key_places].min()),
+            int(to_apple.min()) if self.n_apples else UNREACHABLE,
+            int(from_start[DOOR_PHASE, self.door]),
+        )
+
+    @cached_property
+    def credit_matrix(self) -> NDArray[np.float64]:
+        matrix = np.zeros((self.horizon, self.horizon))
+        _, apples, doors, _ = self.phases.starts
+        to_key, to_apple, to_door = self._fewest
+        action_time, arrival = np.arange(self.horizon)[:, None], np.arange(1, self.horizon + 1)
+        # Phases begin at fixed places, so apples depend on their own phase's actions alone, and the door on its
+        # own phase's and on the key. No reward arrives before its source can have been reached.
+        apple = (action_time >= apples) & (action_time < arrival) & (arrival <= doors)
+        matrix[apple & (arrival >= apples + to_apple)] = 1.0
+        if self.door_reward and to_key <= apples:
+            door = (action_time < apples) | ((action_time >= doors) & (action_time < arrival))
+            matrix[door & (arrival >= doors + to_door)] = 1.0
+        return read_only(matrix)
+
+    def _visits(self, has_key: int, phase: int, target: int, rest: int = 0) -> float:
+        """Expected takings of what lies at `target` in a phase of uniformly random moves.
+
+        A thing that was taken is back after `rest` steps, or never if 0. The state of the chain is (rest of
+        the waiting time, place); index 0 of the first is "it lies there", and with `rest` = 0 index 1 is for good.
+        """
+        waits = max(rest, 1) + 1
+        chance = np.zeros((waits, 3 * self.cells))
+        chance[0, self.starts[phase]] = 1.0
+        expected = 0.0
+        for _ in range(self.phases.lengths[phase]):
+            if rest:
+                chance[0] += chance[1]
+                chance[1:-1], chance[-1] = chance[2:].copy(), 0.0
+            moved = np.zeros_like(chance)
+            for action in range(len(MOVES)):
+                np.add.at(moved, (slice(None), self.moves[has_key, :, action]), chance / len(MOVES))
+            taken = moved[0, target]
+            expected += taken
+            moved[-1, target] += taken
+            moved[0, target] = 0.0
+            chance = moved
+        return float(expected)
+
+    @cached_property
+    def random_key_probability(self) -> float:
+        """Probability that uniformly random moves pick up the key."""
+        return float(np.mean([self._visits(0, KEY_PHASE, place) for place in self.key_places.tolist()]))
+
+    @cached_property
+    def random_return(self) -> float:
+        takings = sum(self._visits(0, APPLE_PHASE, place, self.respawn) for place in self.apple_places.tolist())
+        chance = self.n_apples / max(1, len(self.apple_places))
+        door = self._visits(1, DOOR_PHASE, self.door)
+        return chance * takings * self.apple_mean + self.random_key_probability * door * self.door_reward
+
+    @cached_property
+    def _all_apples(self) -> float | None:
+        """Expected apple reward of the best policy, where every apple can be had: n_apples * mean."""
+        if self.n_apples == 0 or self.apple_mean == 0.0:
+            return 0.0
+        if self.respawn or self.apple_mean < 0.0:
+            return None
+        if self.longest_walk() > self.phases.lengths[APPLE_PHASE]:
+            return None
+        return self.n_apples * self.apple_mean
+
+    def longest_walk(self) -> int:
+        """A number of steps in which all apples can be collected, wherever they lie.
+
+        The exact worst case where every placement can be tried, else the length of one walk that passes all
+        apple cells.
+        """
+        start, cells = int(self.starts[APPLE_PHASE]), self.apple_places
+        n = self.n_apples
+        between = self.distances[np.ix_(cells, cells)]
+        first = self.distances[start, cells]
+        if comb(len(cells), n) * factorial(n) <= 500_000:
+            chosen = np.array(list(combinations(range(len(cells)), n)))
+            shortest = np.full(len(chosen), UNREACHABLE)
+            for order in permutations(range(n)):
+                walk = chosen[:, order]
+                steps = first[walk[:, 0]] + between[walk[:, :-1], walk[:, 1:]].sum(axis=1)
+                shortest = np.minimum(shortest, steps)
+            return int(shortest.max())
+        steps, here, missing = 0, start, set(cells.tolist())
+        while missing:
+            nearest = min(sorted(missing), key=lambda place: self.distances[here, place])
+            steps += int(self.distances[here, nearest])
+            missing.discard(here := nearest)
+        return steps
+
+    @cached_property
+    def _best_door(self) -> float:
+        """What the door pays at best to an agent that has the key."""
+        in_time = self._fewest[2] <= self.phases.lengths[DOOR_PHASE]
+        return max(self.door_reward, 0.0) if in_time else 0.0
+
+    @cached_property
+    def optimal_return(self) -> float | None:
+        if self._all_apples is None:
+            return None
+        to_key = self.distances[self.starts[KEY_PHASE], self.key_places]
+        found = float(np.mean(to_key <= self.phases.lengths[KEY_PHASE]))
+        return self._all_apples + found * self._best_door
+
+    @cached_property
+    def myopic_return(self) -> float | None:
+        if self._all_apples is None:
+            return None
+        return self._all_apples + self.random_key_probability * self._best_door
+
+    # Pictures
+
+    def frame(self, state: Any, lane: int, trace: Trace) -> draw.Frame:
+        return _picture(self, state, lane, trace)
+
+
+class KeyToDoorEnv(CreditEnv):
+    """Key-to-Door (Hung et al. 2019, "Optimizing agent behavior over long time scales by transporting value"),
+    as Zheng et al., "Adaptive Pairwise Weights for Temporal Credit Assignment", Section 5.2, use it.
+
+    ## Description
+
+    Three rooms, one after the other, each for a fixed time. In the *key* room lies a key; picking it up pays
+    nothing. In the *apple* room apples pay noisy rewards, once each. In the *door* room a door opens only to
+    those who have the key, and pays. So an action in the first 15 steps earns its reward about 100 steps
+    later, behind many rewards on which it has no influence.
+
+    The paper gives the lengths, the door's reward, the observation and that apples do not come back. Rooms,
+    number of apples and levels of the apple rewards are ours.
+
+    ## Action Space
+
+    `Discrete(4)`: 0 up, 1 down, 2 left, 3 right. A step into a wall, or into the closed door without the key,
+    stays where it is.
+
+    ## Observation Space
+
+    `Dict`: `image`, the current room from above, RGB, uint8, (rows * tile_size, columns * tile_size, 3), 56 x
+    88 as it comes; `has_key`, `Discrete(2)`. At a change of rooms the observation shows the new one.
+
+    ## Rewards
+
+    Each apple pays a draw with mean `apple_mean` and variance `apple_variance` when it is collected. Entering
+    the door pays `door_reward`, once. Nothing else pays. `info` has `phase` (0 key, 1 apple, 2 door; of the
+    observation) and tells apart `apple_reward` and `door_reward`.
+
+    ## Starting State
+
+    The agent starts each room at the map's `A`. The key lies in one of the cells `K`, and `n_apples` apples in
+    some of the cells `o`, all equally likely.
+
+    ## Episode End
+
+    Terminates after `key_steps + apple_steps + door_steps` steps.
+
+    ## Arguments
+
+    - `maps` ("standard", "mini", a size `(rows, columns)` or three maps as text, default "standard"): the rooms;
+      the module shows the two named sets. A size gives empty rooms with walls around.
+    - `key_steps`, `apple_steps`, `door_steps` (int, default 15, 90, 15): lengths of the phases.
+    - `n_apples` (int, default 10): apples in an episode.
+    - `apple_mean`, `apple_variance` (float, default 5, 25): of what an apple pays. Reading note: the paper's
+      "μ = 5, σ = 25" is read as mean 5 and *variance* 25.
+    - `noise` ("normal" or "two-point", default "normal"): its distribution. Two-point apples of mean 5 and
+      variance 25 pay 0 or 10.
+    - `door_reward` (float, default 10).
+    - `respawn` (int or None, default None): steps after which a collected apple is back, to pay the same.
+    - `tile_size` (int, default 8): pixels of a cell's side. 8 makes images large enough for the image network
+      of Stable-Baselines3, which needs 36; 1 is several times faster.
+    - `view` ("full" or "crop", default "full"): the whole room, or `crop_size` cells around the agent.
+    - `crop_size` (int, default 5): side of the crop, odd.
+
+    The registered ids `tca/KeyToDoor-mean{1,5,9}-var{5,25,125}-v0` are the paper's nine configurations, three
+    levels of the mean by three of the variance. Only (5, 25) and (5, 5) are named there; the others are ours.
+    `tca/KeyToDoorMini-v0` has 5 x 5 rooms, 6 + 20 + 6 steps and 4 apples.
+
+    ## Credit structure
+
+    Actions of the key phase influence rewards of the door phase and no apple; actions of the apple and door
+    phases influence the later rewards of their own phase. `optimal_return` collects all apples and opens the
+    door (None where it is not certain that all apples can be had). `random_return` is exact, by dynamic
+    programming. `myopic_return` is for an agent that is optimal within each phase but sees no credit across
+    phases: all apples, and the door if uniformly random moves happened to find the key.
+
+    ## Version History
+
+    - v0: first version.
+    """
+
+    rules_class = KeyToDoorRules
+    rules: KeyToDoorRules
+
+    def get_keys_to_action(self) -> dict[tuple[int, ...], int]:
+        """Arrow keys, for `gymnasium.utils.play`."""
+        up, down, left, right = 1073741906, 1073741905, 1073741904, 1073741903  # pygame's K_UP etc.
+        return {(up,): 0, (down,): 1, (left,): 2, (right,): 3}
+
+
+class KeyToDoorVectorEnv(CreditVectorEnv):
+    """Many Key-to-Door side by side; see `KeyToDoorEnv` for the rules, `CreditVectorEnv` for the rest."""
+
+    rules_class = KeyToDoorRules
+    rules: KeyToDoorRules
+
+
+def read_maps(maps: Any) -> tuple[tuple[str, ...], ...]:
+    """The maps of the three phases, each as rows of equal length.
+
+    Args:
+        maps: A name from `MAPS`, a size `(rows, columns)`, or three maps as text.
+
+    Raises:
+        ValueError: If the maps do not fit together, or lack what their phase needs.
+    """
+    if isinstance(maps, str):
+        maps = MAPS[check_choice("maps", maps, MAPS)]
+    elif len(maps) == 2:
+        maps = _empty_rooms(*maps)
+    texts = [text.split() for text in maps] if all(isinstance(text, str) for text in maps) else []
+    if len(texts) != 3:
+        raise ValueError(
+            "maps must be 'standard', 'mini', a size (rows, columns) or three maps as text, for the key, apple "
+            f"and door phase, got {maps!r}."
+        )
+    if len({(len(rows), len(row)) for rows in texts for row in rows}) != 1:
+        raise ValueError("The three maps must be rectangles of the same size: observations have one shape.")
+    needs = (("key", "#.AK", "AK"), ("apple", "#.Ao", "A"), ("door", "#.AD", "AD"))
+    for rows, (name, known, needed) in zip(texts, needs, strict=True):
+        letters = "".join(rows)
+        unknown = set(letters) - set(known)
+        if unknown:
+            raise ValueError(f"The {name} map knows {', '.join(known)}; it has {', '.join(sorted(unknown))} too.")
+        for letter in needed:
+            if letter not in letters:
+                raise ValueError(f"The {name} map needs a cell {letter}.")
+        for letter in "AD":
+            if letters.count(letter) > 1:
+                raise ValueError(f"The {name} map has {letters.count(letter)} cells {letter}; it takes one.")
+        border = rows[0] + rows[-1] + "".join(row[0] + row[-1] for row in rows)
+        if set(border) - set("#D"):
+            raise ValueError(f"The border of the {name} map must be wall, #; only the door may be in it.")
+    return tuple(tuple(rows) for rows in texts)
+
+
+def _empty_rooms(rows: Any, columns: Any) -> tuple[str, ...]:
+    rows = check_count("the rows of maps", rows, minimum=4)
+    columns = check_count("the columns of maps", columns, minimum=4)
+    y, x = rows // 2, columns // 2
+
+    def room(letter: str, door: bool = False) -> str:
+        cells = [["#"] * columns] + [["#", *letter * (columns - 2), "#"] for _ in range(rows - 2)]
+        cells.append(["#"] * columns)
+        cells[y][x] = "A"
+        if door:
+            cells[0][x] = "D"
+        return "\n".join("".join(row) for row in cells)
+
+    return room("K"), room("o"), room(".", door=True)
+
+
+def _as_strips(pixels: NDArray[np.uint8], tile: int) -> NDArray[np.void]:
+    """Pixels as a flat array of strips, each the `tile` pixels that a cell has in one row."""
+    return pixels.reshape(-1, 3 * tile).view(f"V{3 * tile}").reshape(-1)
+
+
+GROUND: draw.Colour = (238, 234, 224)
+STONE: draw.Colour = (84, 88, 98)
+WOOD: draw.Colour = (139, 90, 43)
+
+
+def draw_sprites(tile: int) -> NDArray[np.uint8]:
+    """One picture a sprite, shape (7, tile, tile, 3): flat colours below 4 pixels, drawings from there on."""
+    flat = {FLOOR: GROUND, WALL: STONE, AGENT: draw.BLUE, KEY: draw.GOLD, APPLE: draw.RED, DOOR: WOOD}
+    flat[OPEN_DOOR] = draw.GREEN
+    sprites = np.stack([draw.canvas(tile, tile, flat[sprite]) for sprite in range(len(flat))])
+    if tile < 4:
+        return sprites
+    middle, unit = tile / 2, tile / 8
+    for sprite in (AGENT, KEY, APPLE):
+        sprites[sprite] = GROUND
+    draw.disc(sprites[AGENT], middle, middle, 3.6 * unit, draw.BLUE)
+    draw.disc(sprites[APPLE], middle + 0.5 * unit, middle, 3 * unit, draw.RED)
+    draw.rectangle(sprites[APPLE], 0.5 * unit, middle - 0.5 * unit, 1.5 * unit, unit, draw.GREEN)
+    draw.disc(sprites[KEY], middle, 2.4 * unit, 2.2 * unit, draw.GOLD)
+    draw.rectangle(sprites[KEY], 3.4 * unit, 3 * unit, 1.2 * unit, 4.6 * unit, draw.GOLD)
+    draw.rectangle(sprites[KEY], 4.4 * unit, 6 * unit, 1.6 * unit, 1 * unit, draw.GOLD)
+    draw.rectangle(sprites[DOOR], 3.6 * unit, 5.2 * unit, 1.2 * unit, 1.2 * unit, draw.GOLD)
+    draw.rectangle(sprites[OPEN_DOOR], unit, unit, tile - 2 * unit, tile - 2 * unit, draw.canvas(1, 1)[0, 0])
+    return sprites
+
+
+def _picture(rules: KeyToDoorRules, state: Any, lane: int, trace: Trace) -> draw.Frame:
+    """The room, and around it what the image of the agent does not show: clock, inventory, rewards."""
+    tile = 28
+    phase = rules.phases.schedule()[trace.t]
+    letters = np.array([list(row) for row in rules.maps[phase]]).ravel()
+    ids = np.where(letters == "#", WALL, np.where(letters == "D", DOOR, FLOOR))
+    first, offset = state.first[lane], phase * rules.cells
+    lying = np.array(state.apple[first : first + 3 * rules.cells])
+    if phase == KEY_PHASE and not state.has_key[lane]:
+        ids[state.key[lane]] = KEY
+    if phase == APPLE_PHASE:
+        ids[lying[offset : offset + rules.cells] == 1] = APPLE
+    opened = rules.door_reward != 0 and state.reward[first + rules.door] == 0
+    if phase == DOOR_PHASE and opened:
+        ids[rules.door - offset] = OPEN_DOOR
+    ids[state.place[lane] - offset] = AGENT
+    room = draw_sprites(tile)[ids.reshape(rules.rows, rules.columns)].swapaxes(1, 2)
+    room = room.reshape(rules.rows * tile, rules.columns * tile, 3)
+
+    width = max(room.shape[1], 280) + 24
+    picture = draw.canvas(room.shape[0] + 104, width)
+    left = (width - room.shape[1]) // 2
+    picture[56 : 56 + room.shape[0], left : left + room.shape[1]] = room
+    title = ("FIND THE KEY", "COLLECT APPLES", "OPEN THE DOOR")[phase]
+    draw.write(picture, title, 12, 12)
+    clock = f"T={trace.t}/{rules.horizon}"
+    draw.write(picture, clock, 12, width - 12 - draw.text_size(clock)[1])
+    colours = (draw.GOLD, draw.RED, WOOD)
+    draw.progress_bar(picture, 34, 12, width - 24, zip(rules.phases.lengths, colours, strict=True), trace.t)
+    bottom = 56 + room.shape[0] + 10
+    slot = draw_sprites(24)[KEY] if state.has_key[lane] else draw.canvas(24, 24, draw.PALE)
+    picture[bottom : bottom + 24, 12:36] = slot
+    draw.write(picture, "KEY" if state.has_key[lane] else "NO KEY", bottom + 7, 44)
+    if trace.rewards:
+        reward = trace.rewards[-1]
+        colour = draw.GREEN if reward > 0 else draw.RED if reward < 0 else draw.GREY
+        text = f"REWARD {reward:+.1f}" if reward else "REWARD 0"
+        draw.write(picture, text, bottom + 7, 108, colour)
+    total = f"RETURN {sum(trace.rewards):+.1f}"
+    draw.write(picture, total, bottom + 7, width - 12 - draw.text_size(total)[1])
+    return picture
