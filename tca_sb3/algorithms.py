@@ -12,6 +12,7 @@ import numpy as np
 import stable_baselines3 as sb3
 import torch
 from gymnasium import spaces
+from gymnasium.vector import VectorEnv
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback, ConvertCallback
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
@@ -25,6 +26,7 @@ from tca_sb3.estimators import PWR, PWTD, AdvantageEstimator, Estimate, TDLambda
 from tca_sb3.inner import InnerOptimizer
 from tca_sb3.meta import MetaLearner
 from tca_sb3.networks import ObservationEncoder, RegularValue
+from tca_sb3.vec_env import GymVecEnv
 from tca_sb3.weights import Fixed, PairwiseWeights, Product, Tabular
 
 if TYPE_CHECKING:
@@ -167,6 +169,13 @@ class CreditMixin(_Host):
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         state_dicts, variables = super()._get_torch_save_params()
         return [*state_dicts, "estimator", *(["meta"] if self.meta is not None else [])], variables
+
+    @staticmethod
+    def _wrap_env(env: Any, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
+        """SB3's own wrapping; a Gymnasium ``VectorEnv`` is welcome too."""
+        if isinstance(env, VectorEnv):
+            env = GymVecEnv(env)
+        return OnPolicyAlgorithm._wrap_env(env, verbose, monitor_wrapper)
 
     # -- collecting ----------------------------------------------------------------------------------------------
 
