@@ -11,7 +11,7 @@ def normalize(advantages: Tensor) -> Tensor:
 
 
 def policy_gradient_loss(advantages: Tensor, log_prob: Tensor) -> Tensor:
-    """Eqs. 12 and 16, whose gradient is minus the gradient of ``−mean_t Ψ_t log π_θ(A_t|S_t)``.
+    """``−mean_t Ψ_t log π_θ(A_t|S_t)``; Eqs. 12 and 16 are minus its gradient.
 
     Reading note: the paper sums over the steps of an episode, SB3 averages over the steps of a rollout; the factor
     between them belongs to the learning rate.

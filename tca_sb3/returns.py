@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 
-def _require(who: str, name: str, tensor: Tensor, like: Tensor, shape: str) -> None:
+def require_shape(who: str, name: str, tensor: Tensor, like: Tensor, shape: str) -> None:
     """Refuse ``tensor`` unless it has the shape that ``shape`` names for a ``(T, B)`` tensor ``like``.
 
     Without this, a missing last value or an axis of 1 would broadcast into a wrong answer.
@@ -32,7 +32,7 @@ def episode_returns(rewards: Tensor, gamma: float) -> Tensor:
     :param gamma: discount factor.
     :return: shape ``(B,)``.
     """
-    _require("episode_returns", "rewards", rewards, rewards, "(T, B)")
+    require_shape("episode_returns", "rewards", rewards, rewards, "(T, B)")
     exponents = torch.arange(rewards.shape[0], device=rewards.device, dtype=rewards.dtype)
     return (gamma**exponents).to(rewards.dtype) @ rewards
 
@@ -45,7 +45,7 @@ def discounted_returns(rewards: Tensor, gamma: float) -> Tensor:
     :param gamma: discount factor.
     :return: shape ``(T, B)``.
     """
-    _require("discounted_returns", "rewards", rewards, rewards, "(T, B)")
+    require_shape("discounted_returns", "rewards", rewards, rewards, "(T, B)")
     rows = list(rewards.unbind(0))
     for t in reversed(range(len(rows) - 1)):
         rows[t] = rows[t] + gamma * rows[t + 1]
@@ -60,7 +60,7 @@ def td_errors(rewards: Tensor, values: Tensor, gamma: float) -> Tensor:
     :param gamma: discount factor.
     :return: ``δ_1 … δ_T``, shape ``(T, B)``.
     """
-    _require("td_errors", "values", values, rewards, "(T + 1, B)")
+    require_shape("td_errors", "values", values, rewards, "(T + 1, B)")
     return rewards + gamma * values[1:] - values[:-1]
 
 
@@ -71,7 +71,7 @@ def monte_carlo_advantages(returns: Tensor, values: Tensor) -> Tensor:
     :param values: ``v(S_0) … v(S_T)``, shape ``(T + 1, B)``.
     :return: shape ``(T, B)``.
     """
-    _require("monte_carlo_advantages", "values", values, returns, "(T + 1, B)")
+    require_shape("monte_carlo_advantages", "values", values, returns, "(T + 1, B)")
     return returns - values[:-1]
 
 
@@ -83,7 +83,7 @@ def lambda_advantages(td_errors: Tensor, gamma: float, gae_lambda: float) -> Ten
     :param gae_lambda: the trace parameter λ.
     :return: shape ``(T, B)``.
     """
-    _require("lambda_advantages", "td_errors", td_errors, td_errors, "(T, B)")
+    require_shape("lambda_advantages", "td_errors", td_errors, td_errors, "(T, B)")
     rate = gamma * gae_lambda
     rows = list(td_errors.unbind(0))
     for t in reversed(range(len(rows) - 1)):
@@ -101,7 +101,7 @@ def pairwise_sum(weights: Tensor, signal: Tensor) -> Tensor:
     :param signal: ``x_1 … x_T`` (rewards or TD errors), shape ``(T, B)``, 0 in the padding.
     :return: shape ``(T, B)``.
     """
-    _require("pairwise_sum", "weights", weights, signal, "(B, T, T)")
+    require_shape("pairwise_sum", "weights", weights, signal, "(B, T, T)")
     return torch.bmm(weights.triu(), signal.T.unsqueeze(2)).squeeze(2).T
 
 
@@ -112,7 +112,7 @@ def pwtd_advantages(weights: Tensor, td_errors: Tensor) -> Tensor:
     :param td_errors: ``δ_1 … δ_T``, shape ``(T, B)``.
     :return: shape ``(T, B)``.
     """
-    _require("pwtd_advantages", "weights", weights, td_errors, "(B, T, T)")
+    require_shape("pwtd_advantages", "weights", weights, td_errors, "(B, T, T)")
     return pairwise_sum(weights, td_errors)
 
 
@@ -125,7 +125,7 @@ def pwr_returns(weights: Tensor, rewards: Tensor) -> Tensor:
     :param rewards: ``R_1 … R_T``, shape ``(T, B)``.
     :return: shape ``(T, B)``.
     """
-    _require("pwr_returns", "weights", weights, rewards, "(B, T, T)")
+    require_shape("pwr_returns", "weights", weights, rewards, "(B, T, T)")
     return pairwise_sum(weights, rewards)
 
 
@@ -136,5 +136,5 @@ def pwr_advantages(weighted_returns: Tensor, values: Tensor) -> Tensor:
     :param values: ``v_ψ(S_0) … v_ψ(S_T)``, shape ``(T + 1, B)``; the last row is not used.
     :return: shape ``(T, B)``.
     """
-    _require("pwr_advantages", "values", values, weighted_returns, "(T + 1, B)")
+    require_shape("pwr_advantages", "values", values, weighted_returns, "(T + 1, B)")
     return weighted_returns - values[:-1]

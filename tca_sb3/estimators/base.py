@@ -10,7 +10,7 @@ from gymnasium import spaces
 from torch import Tensor, nn
 
 from tca_sb3.episodes import Episodes
-from tca_sb3.returns import td_errors
+from tca_sb3.returns import require_shape, td_errors
 from tca_sb3.weights.base import MakeEncoder, PairwiseWeights, checked_weights
 
 
@@ -71,7 +71,7 @@ class AdvantageEstimator(nn.Module, ABC):
     def td_errors(self, episodes: Episodes, values: Tensor) -> Tensor:
         """``δ_1 … δ_T``, 0 in the padding; shape ``(T, B)``."""
         errors = td_errors(episodes.rewards, values, self.gamma)
-        return errors if episodes.full else errors * episodes.mask
+        return errors if episodes.full else torch.where(episodes.mask, errors, 0.0)
 
 
 class WeightedEstimator(AdvantageEstimator):
@@ -107,6 +107,7 @@ class WeightedEstimator(AdvantageEstimator):
 
 def bootstrapped_rewards(episodes: Episodes, values: Tensor, gamma: float) -> Tensor:
     """Rewards with ``γ v(S_T)`` added to each column's last one; shape ``(T, B)``."""
+    require_shape("bootstrapped_rewards", "values", values, episodes.rewards, "(T + 1, B)")
     last = episodes.lengths - 1
     columns = torch.arange(episodes.batch_size, device=last.device)
     rewards = episodes.rewards.clone()
