@@ -131,11 +131,11 @@ def umbrella(length: int, mean: float, std: float, prefer: float) -> Table:
     return Table(outcomes, policy)
 
 
-def tree_that_closes(layers: int, seed: int = 0) -> Table:
+def tree_that_closes(layers: int, seed: int = 0, uniform: bool = False) -> Table:
     """The DAG: ``layers`` binary decisions, then as many steps that pay for them, last decision first.
 
     States are named by the path that is still to be paid for; nothing here follows anyone's numbering. The rewarded
-    action of each decision state and the policy are drawn from ``seed``.
+    action of each decision state and the policy (unless ``uniform``) are drawn from ``seed``.
     """
     random = np.random.default_rng(seed)
     names: dict[tuple[str, tuple[int, ...]], int] = {}
@@ -164,7 +164,7 @@ def tree_that_closes(layers: int, seed: int = 0) -> Table:
     table = [outcomes[state] for state in range(len(names))]
     policy = []
     for actions in table:
-        weights = random.uniform(0.2, 1.0, len(actions))
+        weights = np.ones(len(actions)) if uniform else random.uniform(0.2, 1.0, len(actions))
         policy.append([float(w) for w in weights / weights.sum()] if len(actions) else [])
     return Table(table, policy)
 
