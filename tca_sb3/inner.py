@@ -107,7 +107,8 @@ class InnerOptimizer:
         if self.rule == "sgd":
             return {}
         if self.rule == "adam":
-            return {"exp_avg": zeros, "exp_avg_sq": zeros, "step": torch.zeros(())}
+            # Double precision: 1 − β₂ ** step would lose five digits in single.
+            return {"exp_avg": zeros, "exp_avg_sq": zeros, "step": torch.zeros((), dtype=torch.float64)}
         # SB3's RMSpropTFLike starts from ones, as TensorFlow does.
         return {"square_avg": torch.ones_like(parameters) if self.rule == "rmsprop_tf" else zeros}
 
@@ -118,7 +119,7 @@ class InnerOptimizer:
         for name, start in state.items():
             if name == "step":
                 steps = [optimizer.state[p]["step"] for p in parameters if "step" in optimizer.state[p]]
-                state[name] = torch.as_tensor(float(max(steps, default=0.0)))
+                state[name] = torch.tensor(float(max(steps, default=0.0)), dtype=start.dtype)
             else:
                 default = unflatten(start, {str(i): p for i, p in enumerate(parameters)})
                 state[name] = flatten(

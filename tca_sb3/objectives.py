@@ -5,6 +5,15 @@ from __future__ import annotations
 from torch import Tensor
 
 
+def _require_same_shape(who: str, one: Tensor, other: Tensor) -> None:
+    """Refuse what would broadcast: ``(n,)`` against SB3's ``(n, 1)`` is an ``n × n`` table."""
+    if one.shape != other.shape:
+        raise ValueError(
+            f"{who} got tensors of shape {tuple(one.shape)} and of shape {tuple(other.shape)}; both need (n,): "
+            "flatten SB3's values."
+        )
+
+
 def normalize(advantages: Tensor) -> Tensor:
     """Zero mean and unit deviation, as SB3's ``normalize_advantage`` does; shape unchanged."""
     return (advantages - advantages.mean()) / (advantages.std() + 1e-8)
@@ -19,6 +28,7 @@ def policy_gradient_loss(advantages: Tensor, log_prob: Tensor) -> Tensor:
     :param advantages: ``Ψ_t``, shape ``(n,)``, held constant.
     :param log_prob: ``log π_θ(A_t|S_t)``, shape ``(n,)``.
     """
+    _require_same_shape("policy_gradient_loss", advantages, log_prob)
     return -(advantages * log_prob).mean()
 
 
@@ -28,6 +38,7 @@ def value_loss(targets: Tensor, values: Tensor) -> Tensor:
     :param targets: shape ``(n,)``.
     :param values: shape ``(n,)``.
     """
+    _require_same_shape("value_loss", targets, values)
     return (targets - values).square().mean()
 
 
@@ -70,6 +81,7 @@ def adjoint_loss(
     """
     loss = policy_gradient_loss(advantages, log_prob_along_u)
     if values_along_u is not None:
+        _require_same_shape("adjoint_loss", targets, values_along_u)
         # d/dη of ∇_θ (G − v)² · u = −2 (dG/dη) D_u v; the rest of the square has no η.
         loss = loss - 2.0 * vf_coef * (targets * values_along_u).mean()
     return loss
