@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import torch
@@ -41,13 +43,65 @@ def evaluate_with(
     return torch.func.functional_call(_Evaluate(policy), named, (observations, actions), tie_weights=False)
 
 
+class _Call:
+    """One use of a layer, as the hook saw it."""
+
+    def __init__(self, layer: nn.Module, inputs: Tensor, output: Tensor) -> None:
+        self.layer: Any = layer
+        self.inputs = inputs
+        self.output = output
+        self.weight: str | None = None
+        self.bias: str | None = None
+        self._versions = inputs._version, output._version
+
+    @property
+    def changed(self) -> bool:
+        """An operation in place (``nn.ReLU(inplace=True)``) has come after; the tensors are no longer the layer's."""
+        return (self.inputs._version, self.output._version) != self._versions
+
+
+def _leaf_uses(*outputs: Tensor) -> list[int]:
+    """The ids of the leaf tensors under the graph of ``outputs``, one entry for every edge that leads to one."""
+    uses: list[int] = []
+    nodes = [output.grad_fn for output in outputs if output.grad_fn is not None]
+    seen = set(nodes)
+    while nodes:
+        for node, _ in nodes.pop().next_functions:
+            if node is None:
+                continue
+            if hasattr(node, "variable"):
+                uses.append(id(node.variable))
+            elif node not in seen:
+                seen.add(node)
+                nodes.append(node)
+    return uses
+
+
+def _double_backward(
+    outputs: Callable[[dict[str, Tensor]], tuple[Tensor, ...]], point: dict[str, Tensor], direction: dict[str, Tensor]
+) -> tuple[Tensor, ...]:
+    """Forward mode by two backward passes: ``vᵀ J`` is linear in ``v``, and its derivative along ``u`` is ``J u``."""
+    with torch.enable_grad():
+        leaves = {name: value.requires_grad_() for name, value in point.items()}
+        result = []
+        for output in outputs(leaves):
+            v = torch.zeros_like(output, requires_grad=True)
+            rows = torch.autograd.grad(output, list(leaves.values()), v, create_graph=True, allow_unused=True)
+            along = [(row * direction[name]).sum() for name, row in zip(leaves, rows, strict=True) if row is not None]
+            result.append(torch.autograd.grad(torch.stack(along).sum(), v, retain_graph=True)[0])
+        return tuple(result)
+
+
 class Linearization:
     """A policy at one ``θ`` on one batch, ready to be differentiated along any direction ``u``.
 
     Where all parameters sit in ``Linear`` and ``Conv2d`` layers that are used once, it keeps each layer's input
     ``x_l`` and the derivative ``d_l`` of the outputs with respect to the layer's output (a *score tape*). Then
     ``D_u = Σ_l ⟨d_l, layer(x_l; u_l)⟩`` is one forward-sized pass. Every other policy takes forward-mode
-    differentiation (``torch.func.jvp``), several times as slow and equally exact.
+    differentiation (``torch.func.jvp``), several times as slow and equally exact, or two backward passes where an
+    operator has no forward mode. Whether the tape covers a policy is read off the graph of the evaluation itself.
+
+    Frozen parameters (``requires_grad=False``) are constants.
 
     :param policy: an SB3 actor-critic policy.
     :param observations: ``(n, ...)`` or a dict of such tensors.
@@ -70,12 +124,15 @@ class Linearization:
         live = dict(policy.named_parameters())
         self.parameters: dict[str, Tensor] = dict(live)
         if parameters is not None:
-            self.parameters = {name: value.requires_grad_() for name, value in parameters.items()}
-        calls: list[tuple[nn.Module, Tensor, Tensor]] = []
+            self.parameters = {
+                name: value.requires_grad_(live[name].requires_grad) for name, value in parameters.items()
+            }
+        calls: list[_Call] = []
+        # Not isinstance: a subclass may compute something else.
         hooks = [
-            module.register_forward_hook(lambda layer, inputs, output: calls.append((layer, inputs[0], output)))
+            module.register_forward_hook(lambda layer, inputs, output: calls.append(_Call(layer, inputs[0], output)))
             for module in policy.modules()
-            if isinstance(module, nn.Linear | nn.Conv2d)
+            if type(module) in (nn.Linear, nn.Conv2d)
         ]
         try:
             with torch.enable_grad():
@@ -90,52 +147,56 @@ class Linearization:
         self.log_prob: Tensor = log_prob
         self.entropy: Tensor | None = entropy
         names = {id(parameter): name for name, parameter in live.items()}
-        self._layers = [
-            (layer, names.get(id(layer.weight)), names.get(id(layer.bias)), inputs.detach(), output)
-            for layer, inputs, output in calls
-        ]
+        for call in calls:
+            call.weight, call.bias = names.get(id(call.layer.weight)), names.get(id(call.layer.bias))
+        # Without a trainable parameter a layer contributes nothing.
+        self._calls = [call for call in calls if self._trains(call.weight) or self._trains(call.bias)]
         self._tape: list[Any] | None = None
         self._taped = not forward_mode and self._tape_covers_policy()
 
+    def _trains(self, name: str | None) -> bool:
+        return name is not None and self.parameters[name].requires_grad
+
     def _tape_covers_policy(self) -> bool:
+        """Every trainable parameter that the outputs depend on enters once, through a layer that is on the tape."""
         n = len(self.log_prob)
-        seen: list[str] = []
-        for layer, weight, bias, _, output in self._layers:
-            if weight is None or output.shape[0] != n or getattr(layer, "padding_mode", "zeros") != "zeros":
+        for call in self._calls:
+            layer = call.layer
+            if call.weight is None or call.output.shape[0] != n or call.changed:
                 return False
-            seen += [weight] if bias is None else [weight, bias]
-        if len(seen) != len(set(seen)):
-            return False
-        rest = [value for name, value in self.parameters.items() if name not in seen and value.requires_grad]
-        if not rest:
-            return True
-        total = self.log_prob.sum() + self.values.sum()
-        # A parameter outside the taped layers is harmless only if nothing depends on it.
-        return all(g is None for g in torch.autograd.grad(total, rest, retain_graph=True, allow_unused=True))
+            if layer._forward_hooks or layer._forward_pre_hooks or getattr(layer, "padding_mode", "zeros") != "zeros":
+                return False
+        on_tape = Counter(name for call in self._calls for name in (call.weight, call.bias) if self._trains(name))
+        names = {id(parameter): name for name, parameter in self.parameters.items()}
+        used = Counter(names.get(leaf) for leaf in _leaf_uses(self.log_prob, self.values))
+        # A layer that leads nowhere is on the tape and not in the graph; it does no harm.
+        return all(count == 1 and on_tape[name] == 1 for name, count in used.items())
 
     def gradient(self, loss: Tensor) -> dict[str, Tensor]:
         """The gradient of a loss made of ``values``, ``log_prob`` and ``entropy`` with respect to ``θ``; keeps the
         graph."""
-        grads = torch.autograd.grad(loss, list(self.parameters.values()), retain_graph=True, allow_unused=True)
+        trained = {name: value for name, value in self.parameters.items() if value.requires_grad}
+        grads = torch.autograd.grad(loss, list(trained.values()), retain_graph=True, allow_unused=True)
+        found = dict(zip(trained, grads, strict=True))
         return {
-            name: torch.zeros_like(value) if grad is None else grad
-            for (name, value), grad in zip(self.parameters.items(), grads, strict=True)
+            name: torch.zeros_like(value) if (grad := found.get(name)) is None else grad
+            for name, value in self.parameters.items()
         }
 
     def freeze(self) -> None:
         """Record what :meth:`along` needs and let go of the graph. ``θ`` may change afterwards."""
         if self._taped:
-            outputs = [output for *_, output in self._layers]
+            outputs = [call.output for call in self._calls]
             deltas = []
             for scalar in (self.log_prob.sum(), self.values.sum()):
                 deltas.append(torch.autograd.grad(scalar, outputs, retain_graph=True, allow_unused=True))
             self._tape = [
-                (layer, weight, bias, inputs, d_log_prob, d_value)
-                for (layer, weight, bias, inputs, _), d_log_prob, d_value in zip(self._layers, *deltas, strict=True)
+                (call.layer, call.weight, call.bias, call.inputs.detach(), d_log_prob, d_value)
+                for call, d_log_prob, d_value in zip(self._calls, *deltas, strict=True)
             ]
         else:
             self.parameters = {name: value.detach().clone() for name, value in self.parameters.items()}
-        self._layers = []
+        self._calls = []
         self.values, self.log_prob = self.values.detach(), self.log_prob.detach()
         self.entropy = None if self.entropy is None else self.entropy.detach()
 
@@ -178,4 +239,8 @@ class Linearization:
             return log_prob, values.flatten()
 
         point = {name: value.detach() for name, value in self.parameters.items()}
-        return torch.func.jvp(outputs, (point,), (direction,))[1]
+        try:
+            log_prob, values = torch.func.jvp(outputs, (point,), (direction,))[1]
+        except NotImplementedError:  # an operator without forward mode
+            log_prob, values = _double_backward(outputs, point, direction)
+        return log_prob, values
