@@ -6,7 +6,7 @@ whole episodes, and the outer loop's state is saved with the model.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import stable_baselines3 as sb3
@@ -16,6 +16,7 @@ from gymnasium.vector import VectorEnv
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback, ConvertCallback
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import MaybeCallback
 from stable_baselines3.common.vec_env import VecEnv
 from torch import nn
@@ -26,6 +27,7 @@ from tca_sb3.estimators import PWR, PWTD, AdvantageEstimator, Estimate, TDLambda
 from tca_sb3.inner import InnerOptimizer
 from tca_sb3.meta import MetaLearner
 from tca_sb3.networks import ObservationEncoder, RegularValue
+from tca_sb3.policies import TabularPolicy
 from tca_sb3.vec_env import GymVecEnv
 from tca_sb3.weights import Fixed, PairwiseWeights, Product, Tabular
 
@@ -313,7 +315,15 @@ def _pair_mask(mask: torch.Tensor) -> torch.Tensor:
 
 
 class A2C(CreditMixin, sb3.A2C):
-    """``stable_baselines3.A2C`` with pluggable advantages. With the defaults it computes what SB3's computes."""
+    """``stable_baselines3.A2C`` with pluggable advantages. With the defaults it computes what SB3's computes.
+
+    Knows one more policy than SB3: ``"TabularPolicy"``, see :class:`~tca_sb3.policies.TabularPolicy`.
+    """
+
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
+        **sb3.A2C.policy_aliases,
+        "TabularPolicy": TabularPolicy,
+    }
 
 
 class PPO(CreditMixin, sb3.PPO):
@@ -322,6 +332,11 @@ class PPO(CreditMixin, sb3.PPO):
     The metagradient goes through one gradient step per rollout: for an outer loop set ``n_epochs=1`` and
     ``batch_size`` to the size of the rollout.
     """
+
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
+        **sb3.PPO.policy_aliases,
+        "TabularPolicy": TabularPolicy,
+    }
 
 
 class HPWR(A2C):
