@@ -53,7 +53,7 @@ class InnerOptimizer:
 
     :param rule: ``"sgd"``, ``"rmsprop"`` (``eps`` outside the root, as in torch), ``"rmsprop_tf"`` (inside the
         root, as in SB3's ``RMSpropTFLike``) or ``"adam"``.
-    :param lr: learning rate.
+    :param lr: learning rate; a tensor that broadcasts against the parameters gives each lifetime its own.
     :param eps: the term in the denominator; unused by SGD.
     :param alpha: RMSprop's decay.
     :param betas: Adam's decays.
@@ -61,7 +61,7 @@ class InnerOptimizer:
     """
 
     rule: str
-    lr: float
+    lr: float | Tensor
     eps: float = 0.0
     alpha: float = 0.99
     betas: tuple[float, float] = (0.9, 0.999)

@@ -18,7 +18,8 @@ class TabularPolicy(ActorCriticPolicy):
     SB3's ``MlpPolicy`` with ``net_arch=[]`` comes close, but its biases tie all states together. All arguments are
     SB3's; ``net_arch`` is fixed.
 
-    :raises TypeError: if the observation space is not ``Discrete(n)`` starting at 0, or the action space not ``Discrete``.
+    :raises TypeError: if the observation space is not ``Discrete(n)`` starting at 0, or the action space not
+        ``Discrete``.
     """
 
     def __init__(

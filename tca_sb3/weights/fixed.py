@@ -37,7 +37,7 @@ class Fixed(PairwiseWeights):
         index: Literal["time", "state"] = "time",
     ) -> None:
         super().__init__(observation_space)
-        table = torch.as_tensor(np.asarray(matrix), dtype=torch.float32)
+        table = torch.tensor(np.asarray(matrix), dtype=torch.float32)
         if table.ndim != 2 or table.shape[0] != table.shape[1]:
             raise ValueError(f"Fixed got a matrix of shape {tuple(table.shape)}; it needs a square one.")
         if not ((table >= 0) & (table <= 1)).all():

@@ -49,7 +49,7 @@ class Tabular(PairwiseWeights):
         self.logits = nn.Parameter(torch.zeros(n_states, n_states))
 
     def forward(self, episodes: Episodes) -> Tensor:
-        return gather_state_pairs(torch.sigmoid(self.logits), episodes)
+        return torch.sigmoid(gather_state_pairs(self.logits, episodes))
 
     def table(self) -> Tensor:
         """The weights themselves, ``(n, n)``: row the state to credit, column the state the reward arrives in."""
