@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import cache
+from functools import cache, cached_property
 from importlib.util import find_spec
 from types import FunctionType
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,88 +17,132 @@ from tca_envs.rules import Lanes, Rules
 BackendName = Literal["numpy", "numba"]
 
 
-class Backend(NamedTuple):
-    """The kernels of one family, each over many lanes.
+class Batch(Protocol):
+    """The kernels of some rules, bound to the state of a batch."""
 
-    Attributes:
-        deal: `deal(tables, state, i, streams, deals, count)`, drawing `count` words a lane itself.
-        begin: `begin(tables, state, i)`.
-        step: `step(tables, state, i, t, actions)`, the rewards of lanes `i`, float64.
-        all_lanes: The quickest `i` for every one of n lanes.
-        prepare: Tables or state in the form that the kernels take, over the same memory.
-    """
+    @property
+    def all(self) -> Lanes:
+        """The quickest way to say "every lane" as `i`."""
 
-    deal: Callable[..., None]
-    begin: Callable[..., None]
-    step: Callable[..., NDArray[np.float64]]
-    all_lanes: Callable[[int], Lanes]
-    prepare: Callable[[Any], Any]
+    def deal(self, i: Lanes, streams: NDArray[np.uint64], deals: NDArray[np.int64]) -> None:
+        """Deal to the lanes `i` from the streams and deal numbers given for them."""
+
+    def begin(self, i: Lanes) -> None:
+        """Put the lanes `i` at time 0."""
+
+    def step(self, i: Lanes, t: int, actions: NDArray[Any]) -> NDArray[np.float64]:
+        """Move the lanes `i` from time t to t + 1; the rewards, in an array of their own."""
 
 
-def make_backend(name: BackendName, rules: Rules) -> Backend:
-    """The backend of that name for these rules.
+def make_batch(backend: BackendName, rules: Rules, state: Any, lanes: int) -> Batch:
+    """The kernels of `rules` on `state`, which holds `lanes` lanes.
 
     Raises:
-        ValueError: If the name is unknown.
+        ValueError: If the backend is unknown.
         ImportError: If it is "numba" and numba is not installed.
     """
-    check_choice("backend", name, get_args(BackendName))
-    kernels = (rules.deal, rules.begin, rules.step)
-    if name == "numpy":
-        return _numpy_backend(*kernels)
+    check_choice("backend", backend, get_args(BackendName))
+    if backend == "numpy":
+        return NumpyBatch(rules, state)
     if find_spec("numba") is None:
         raise ImportError('backend="numba" needs numba; install it with: pip install "tca-envs[fast]"')
-    return _numba_backend(*kernels)
+    return NumbaBatch(rules, state, lanes)
 
 
-def _numpy_backend(deal: Any, begin: Any, step: Any) -> Backend:
-    def deal_all(tables: Any, state: Any, i: Lanes, streams: Any, deals: Any, count: int) -> None:
-        deal(tables, state, i, batch_words(streams, deals, count))
+class NumpyBatch:
+    """The kernels as they are: on arrays they do every lane at once."""
 
-    return Backend(deal_all, begin, step, lambda lanes: slice(None), lambda columns: columns)
+    all = slice(None)
+
+    def __init__(self, rules: Rules, state: Any) -> None:
+        self._rules, self._tables, self._state = rules, rules.tables(), state
+        self._step = rules.step
+
+    def deal(self, i: Lanes, streams: NDArray[np.uint64], deals: NDArray[np.int64]) -> None:
+        self._rules.deal(self._tables, self._state, i, batch_words(streams, deals, self._rules.words))
+
+    def begin(self, i: Lanes) -> None:
+        self._rules.begin(self._tables, self._state, i)
+
+    def step(self, i: Lanes, t: int, actions: NDArray[Any]) -> NDArray[np.float64]:
+        return self._step(self._tables, self._state, i, t, actions)
+
+
+class NumbaBatch:
+    """The kernels compiled, in a loop over lanes.
+
+    Compilation takes some seconds at the first use of each kernel in a process. Loops are called by their
+    compiled entry, for numba would take longer to look up the types of all columns than a step takes. So
+    arguments must have exactly the types compiled for, which the methods see to.
+    """
+
+    def __init__(self, rules: Rules, state: Any, lanes: int) -> None:
+        self.all = np.arange(lanes)
+        self._words = rules.words
+        self._loops = _loops(rules.deal, rules.begin, rules.step)
+        self._columns = (_as_records(rules.tables()), _as_records(state))
+        self._action_type = np.int64 if rules.action_space.dtype == np.int64 else np.float64
+
+    def deal(self, i: Any, streams: NDArray[np.uint64], deals: NDArray[np.int64]) -> None:
+        self._deal(*self._columns, i, batch_words(streams, deals, self._words))
+
+    def begin(self, i: Any) -> None:
+        self._begin(*self._columns, i)
+
+    def step(self, i: Any, t: int, actions: NDArray[Any]) -> NDArray[np.float64]:
+        rewards = np.empty(i.size)
+        self._step(*self._columns, i, t, np.ascontiguousarray(actions), rewards)
+        return rewards
+
+    @cached_property
+    def _deal(self) -> Any:
+        return self._compile(0, np.zeros((1, 1), np.int64))
+
+    @cached_property
+    def _begin(self) -> Any:
+        return self._compile(1)
+
+    @cached_property
+    def _step(self) -> Any:
+        return self._compile(2, 0, np.zeros(1, self._action_type), np.zeros(1))
+
+    def _compile(self, loop: int, *examples: Any) -> Any:
+        import numba
+
+        types = tuple(numba.typeof(value) for value in (*self._columns, self.all, *examples))
+        return self._loops[loop].compile(types)
 
 
 @cache
-def _numba_backend(deal: Any, begin: Any, step: Any) -> Backend:
-    """Compiled loops over lanes; compiled once a process and family, at the first call."""
+def _loops(deal: Any, begin: Any, step: Any) -> tuple[Any, Any, Any]:
+    """The loops over lanes of one family."""
     import numba
 
-    deal_one, begin_one, step_one = (compiled(kernel) for kernel in (deal, begin, step))
+    deal, begin, step = (compiled(kernel) for kernel in (deal, begin, step))
 
-    @numba.njit
+    @numba.njit(_nrt=False)
     def deal_lanes(tables: Any, state: Any, lanes: Any, words: Any) -> None:
         for j in range(lanes.size):
-            deal_one(tables, state, lanes[j], words[:, j])
+            deal(tables, state, lanes[j], words[:, j])
 
-    @numba.njit
+    @numba.njit(_nrt=False)
     def begin_lanes(tables: Any, state: Any, lanes: Any) -> None:
         for j in range(lanes.size):
-            begin_one(tables, state, lanes[j])
+            begin(tables, state, lanes[j])
 
-    @numba.njit
+    @numba.njit(_nrt=False)
     def step_lanes(tables: Any, state: Any, lanes: Any, t: int, actions: Any, rewards: Any) -> None:
         for j in range(lanes.size):
-            rewards[j] = step_one(tables, state, lanes[j], t, actions[j])
+            rewards[j] = step(tables, state, lanes[j], t, actions[j])
 
-    def deal_all(tables: Any, state: Any, lanes: Any, streams: Any, deals: Any, count: int) -> None:
-        deal_lanes(tables, state, lanes, batch_words(streams, deals, count))
-
-    def step_all(tables: Any, state: Any, lanes: Any, t: int, actions: Any) -> NDArray[np.float64]:
-        rewards = np.empty(lanes.size)
-        step_lanes(tables, state, lanes, t, actions, rewards)
-        return rewards
-
-    def all_lanes(lanes: int) -> NDArray[np.int64]:
-        return np.arange(lanes)
-
-    return Backend(deal_all, begin_lanes, step_all, all_lanes, _as_bytes)
+    return deal_lanes, begin_lanes, step_lanes
 
 
-def _as_bytes(columns: Any) -> Any:
-    """The same memory, with opaque pixels as rows of bytes: numba knows no void dtype."""
+def _as_records(columns: Any) -> Any:
+    """The same memory, with opaque entries as records of bytes: numba knows no void dtype."""
     return type(columns)(
         *(
-            column.view(np.uint8).reshape(*column.shape, column.dtype.itemsize)
+            column.view(np.dtype([("bytes", np.uint8, (column.dtype.itemsize,))]))
             if isinstance(column, np.ndarray) and column.dtype.kind == "V"
             else column
             for column in columns
@@ -118,4 +161,4 @@ def compiled(kernel: Any) -> Any:
         if isinstance(kernel.__globals__.get(name), FunctionType)
     }
     copy = FunctionType(kernel.__code__, {**kernel.__globals__, **helpers}, kernel.__name__)
-    return numba.njit(copy)
+    return numba.njit(copy, _nrt=False, forceinline=True)

@@ -284,6 +284,8 @@ def as_lists(columns: Any) -> Any:
 
 
 def _as_list(column: Any) -> Any:
-    if not isinstance(column, np.ndarray) or column.ndim != 1 or column.dtype.kind == "V":
+    if not isinstance(column, np.ndarray) or column.ndim != 1:
         return column
+    if column.dtype.kind == "V":  # pixels: of constants a list of bytes, of states the memory itself
+        return column if column.flags.writeable else column.tolist()
     return column.tolist() if column.flags.writeable or column.size < 4096 else column.data

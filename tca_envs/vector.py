@@ -18,7 +18,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
-from tca_envs.backends import BackendName, make_backend
+from tca_envs.backends import BackendName, make_batch
 from tca_envs.checks import check_choice, check_count
 from tca_envs.env import ENDED, check_options, restored
 from tca_envs.randomness import stream_of
@@ -96,11 +96,7 @@ class CreditVectorEnv(CreditStructure, VectorEnv[Any, Any, NDArray[Any]]):
 
     def _bind(self) -> None:
         """Connect the state to the kernels of the backend."""
-        self._backend = make_backend(self.backend, self.rules)
-        self._kernel = self._backend.step
-        self._all = self._backend.all_lanes(self.num_envs)
-        self._kernel_tables = self._backend.prepare(self.rules.tables())
-        self._kernel_state = self._backend.prepare(self._state)
+        self._batch = make_batch(self.backend, self.rules, self._state, self.num_envs)
         self._observe = self.rules.observe if self.copy else self.rules.peek
 
     # Starting episodes
@@ -180,7 +176,7 @@ class CreditVectorEnv(CreditStructure, VectorEnv[Any, Any, NDArray[Any]]):
 
     def _begin(self, lanes: Lanes, fresh: Any = False) -> None:
         """Put lanes at the start of their next episode; `fresh` lanes also begin a lifetime."""
-        i = self._all if isinstance(lanes, slice) else lanes
+        i = self._batch.all if isinstance(lanes, slice) else lanes
         if self.rules.words:
             dealt = i
             if self.rules.deals_every == "lifetime":
@@ -188,10 +184,9 @@ class CreditVectorEnv(CreditStructure, VectorEnv[Any, Any, NDArray[Any]]):
                 dealt = numbers[np.broadcast_to(fresh, numbers.shape)]
             streams, deals = self._streams[dealt], self._deals[dealt]
             if streams.size:
-                count = self.rules.words
-                self._backend.deal(self._kernel_tables, self._kernel_state, dealt, streams, deals, count)
+                self._batch.deal(dealt, streams, deals)
                 self._deals[dealt] += 1
-        self._backend.begin(self._kernel_tables, self._kernel_state, i)
+        self._batch.begin(i)
         if isinstance(lanes, slice):
             self._clock = 0
         else:
@@ -225,11 +220,11 @@ class CreditVectorEnv(CreditStructure, VectorEnv[Any, Any, NDArray[Any]]):
             self._begin(slice(None))
             t, rewards = 0, np.zeros(self.num_envs)
         else:
-            rewards = self._kernel(self._kernel_tables, self._kernel_state, self._all, t, actions)
+            rewards = self._batch.step(self._batch.all, t, actions)
             if self.render_mode is not None:
                 self._actions[:, t], self._rewards[:, t] = actions, rewards
             self._clock = t = t + 1
-        infos = self._infos([(slice(None), t, rewards)])
+        infos = {} if self._silent else self._infos([(slice(None), t, rewards)])
         truncated = np.zeros(self.num_envs, bool)
         if t < horizon:
             terminated = np.zeros(self.num_envs, bool)
@@ -252,7 +247,7 @@ class CreditVectorEnv(CreditStructure, VectorEnv[Any, Any, NDArray[Any]]):
         groups: list[Group] = []
         for t in np.unique(clocks[~ended]).tolist():
             lanes = np.flatnonzero(clocks == t)
-            rewards[lanes] = self._kernel(self._kernel_tables, self._kernel_state, lanes, t, actions[lanes])
+            rewards[lanes] = self._batch.step(lanes, t, actions[lanes])
             if self.render_mode is not None:
                 self._actions[lanes, t], self._rewards[lanes, t] = actions[lanes], rewards[lanes]
             groups.append((lanes, t + 1, rewards[lanes]))
@@ -278,17 +273,13 @@ class CreditVectorEnv(CreditStructure, VectorEnv[Any, Any, NDArray[Any]]):
         final_obs = self.rules.observe(self._state, slice(None))
         if isinstance(self.single_observation_space, spaces.Dict):
             final_obs = _one_by_one(final_obs, self.num_envs)
-        final_info = {}
-        for name, values in infos.items():
-            if name.startswith("_"):
-                final_info[name] = values & mask
-            else:
-                final_info[name] = np.where(mask, values, np.zeros((), values.dtype))
         self._begin(lanes)
         begun = self._infos([(lanes, 0, 0.0)])
-        for name in begun:
-            if not isinstance(lanes, slice):
-                begun[name] = np.where(mask, begun[name], infos[name])
+        if isinstance(lanes, slice):
+            final_info = infos
+        else:
+            final_info = {name: np.where(mask, values, np.zeros_like(values)) for name, values in infos.items()}
+            begun = {name: np.where(mask, values, infos[name]) for name, values in begun.items()}
         return {
             **begun,
             "final_obs": final_obs,
@@ -300,8 +291,6 @@ class CreditVectorEnv(CreditStructure, VectorEnv[Any, Any, NDArray[Any]]):
     def _infos(self, groups: list[Group]) -> dict[str, Any]:
         """The info dictionaries of groups of lanes in Gymnasium's vector form: values and masks."""
         infos: dict[str, Any] = {}
-        if self._silent:
-            return infos
         for lanes, t, rewards in groups:
             for name, value in self.rules.info(t, rewards).items():
                 if isinstance(lanes, slice):
@@ -341,7 +330,7 @@ class CreditVectorEnv(CreditStructure, VectorEnv[Any, Any, NDArray[Any]]):
         )
 
     def __getstate__(self) -> dict[str, Any]:
-        bound = ("_backend", "_kernel", "_all", "_kernel_tables", "_kernel_state", "_observe")
+        bound = ("_batch", "_observe")
         return {name: value for name, value in self.__dict__.items() if name not in bound}
 
     def __setstate__(self, contents: dict[str, Any]) -> None:
@@ -354,5 +343,7 @@ def _one_by_one(observations: dict[str, NDArray[Any]], lanes: int) -> NDArray[An
     """A batch of dictionary observations as an object array with one dictionary a lane."""
     singles = np.empty(lanes, object)
     names = list(observations)
-    singles[:] = [dict(zip(names, values, strict=True)) for values in zip(*observations.values(), strict=True)]
+    # Scalars become Python numbers, as a single environment gives them.
+    columns = [column.tolist() if column.ndim == 1 else column for column in observations.values()]
+    singles[:] = [dict(zip(names, values)) for values in zip(*columns)]  # noqa: B905 (hot, equal by design)
     return singles

@@ -134,7 +134,7 @@ class Tables(NamedTuple):
     corner: NDArray[np.int64]  # first strip of a place
     ground: NDArray[np.int64]  # sprite of a place that nothing lies on
     sprites: NDArray[np.void]
-    background: NDArray[np.void]  # by phase
+    background: NDArray[np.void]  # by phase: a whole picture
 
 
 class State(NamedTuple):
@@ -149,7 +149,7 @@ class State(NamedTuple):
     taken: NDArray[np.int64]  # places of the apples taken in the last `respawn` steps
     corner: NDArray[np.int64]  # first strip of a lane
     strips: NDArray[np.void]
-    frame: NDArray[np.void]  # the same memory, one row a lane
+    frame: NDArray[np.void]  # the same memory, one entry a lane
     image: NDArray[np.uint8]  # the same memory as (lanes, height, width, 3)
 
 
@@ -275,15 +275,15 @@ class KeyToDoorRules(Rules):
             columns=columns,
             corner=np.tile((row + margin) * tile * columns + column + margin, 3),
             ground=ground.ravel(),
-            sprites=_as_strips(sprites, tile).ravel(),
-            background=_as_strips(np.ascontiguousarray(pictures), tile).reshape(3, -1),
+            sprites=read_only(_opaque(sprites, 3 * tile)),
+            background=read_only(_opaque(np.ascontiguousarray(pictures), pictures[0].size)),
         )
 
     def allocate(self, lanes: int) -> State:
         tile, margin = self.tile_size, self._margin
         height, width = (self.rows + 2 * margin) * tile, (self.columns + 2 * margin) * tile
         image = np.zeros((lanes, height, width, 3), np.uint8)
-        frame = _as_strips(image, tile).reshape(lanes, -1)
+        strips = _opaque(image, 3 * tile)
         numbers, places = np.arange(lanes), 3 * self.cells
         return State(
             place=np.zeros(lanes, np.int64),
@@ -295,9 +295,9 @@ class KeyToDoorRules(Rules):
             pays=np.zeros(lanes * places if self.respawn else 0),
             queue=numbers * self.respawn,
             taken=np.zeros(lanes * self.respawn, np.int64),
-            corner=numbers * frame.shape[1],
-            strips=frame.reshape(-1),
-            frame=frame,
+            corner=numbers * (strips.size // lanes),
+            strips=strips,
+            frame=_opaque(image, image[0].size),
             image=image,
         )
 
@@ -394,7 +394,7 @@ class KeyToDoorRules(Rules):
     def _crop(self, state: Any, i: Lanes) -> dict[str, NDArray[Any]]:
         places = np.atleast_1d(state.place[i])
         lanes = np.arange(len(state.place))[i]
-        strips = state.frame[lanes[:, None], self._windows[places]]
+        strips = state.strips[np.asarray(state.corner)[lanes, None] + self._windows[places]]
         shape = (len(lanes), self.crop_size * self.tile_size, self.crop_size * self.tile_size, 3)
         return {
             "image": np.ascontiguousarray(strips).view(np.uint8).reshape(shape),
@@ -473,7 +473,7 @@ class KeyToDoorRules(Rules):
                 chance[1:-1], chance[-1] = chance[2:].copy(), 0.0
             moved = np.zeros_like(chance)
             for action in range(len(MOVES)):
-                np.add.at(moved, (slice(None), self.moves[has_key, :, action]), chance / len(MOVES))
+                np.add.at(moved.T, self.moves[has_key, :, action], chance.T / len(MOVES))
             taken = moved[0, target]
             expected += taken
             moved[-1, target] += taken
@@ -699,9 +699,9 @@ def _empty_rooms(rows: Any, columns: Any) -> tuple[str, ...]:
     return room("K"), room("o"), room(".", door=True)
 
 
-def _as_strips(pixels: NDArray[np.uint8], tile: int) -> NDArray[np.void]:
-    """Pixels as a flat array of strips, each the `tile` pixels that a cell has in one row."""
-    return pixels.reshape(-1, 3 * tile).view(f"V{3 * tile}").reshape(-1)
+def _opaque(pixels: NDArray[np.uint8], size: int) -> NDArray[np.void]:
+    """The same memory as a flat array of entries of `size` bytes, which are copied as a whole."""
+    return pixels.reshape(-1, size).view(f"V{size}").reshape(-1)
 
 
 GROUND: draw.Colour = (238, 234, 224)
