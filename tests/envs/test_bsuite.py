@@ -77,6 +77,8 @@ def test_every_setting_of_the_seven_domains_is_there() -> None:
             for name, value in sweep.SETTINGS[bsuite_id].items():
                 if name == "chain_length":
                     assert env.horizon == value
+                    # Only in a chain of one step does the next reward teach the choice.
+                    assert env.myopic_return == (1.0 if value == 1 else 0.0)
                 elif name == "n_distractor":
                     assert env.observation_space.shape == (3 + value,)
                 elif name == "reward_scale":
