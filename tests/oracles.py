@@ -182,3 +182,39 @@ def central_difference(function: Callable[[Tensor], Tensor | float], point: Tens
         below[i] -= step
         result[i] = (float(function(above.view_as(point))) - float(function(below.view_as(point)))) / (2 * step)
     return result.view_as(point)
+
+
+# -- optimiser steps, as their papers and documentation print them --------------------------------------------------
+
+
+def clipped(gradient: Tensor, max_norm: float | None) -> Tensor:
+    """The whole gradient, shortened to ``max_norm`` where it is longer (torch adds 1e-6 to the norm)."""
+    if max_norm is None:
+        return gradient
+    norm = torch.sqrt((gradient * gradient).sum())
+    return gradient * (max_norm / (norm + 1e-6)) if norm + 1e-6 > max_norm else gradient
+
+
+def optimizer_step(
+    name: str, theta: Tensor, gradient: Tensor, memory: dict[str, Tensor], settings: dict[str, float]
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """``θ′`` and what the optimiser remembers, out of place; gradients must be non-zero.
+
+    :param memory: empty before the first step.
+    :param settings: ``lr``, and where they apply ``alpha``, ``eps``, ``beta1``, ``beta2``.
+    """
+    lr = settings["lr"]
+    if name == "sgd":
+        return theta - lr * gradient, {}
+    if name == "adam":
+        b1, b2 = settings["beta1"], settings["beta2"]
+        t = memory.get("t", torch.tensor(0)) + 1
+        m = b1 * memory.get("m", torch.zeros_like(gradient)) + (1 - b1) * gradient
+        v = b2 * memory.get("v", torch.zeros_like(gradient)) + (1 - b2) * gradient**2
+        m_hat, v_hat = m / (1 - b1 ** int(t)), v / (1 - b2 ** int(t))
+        return theta - lr * m_hat / (torch.sqrt(v_hat) + settings["eps"]), {"t": t, "m": m, "v": v}
+    start = torch.ones_like(gradient) if name == "rmsprop_tf" else torch.zeros_like(gradient)
+    v = settings["alpha"] * memory.get("v", start) + (1 - settings["alpha"]) * gradient**2
+    if name == "rmsprop_tf":
+        return theta - lr * gradient / torch.sqrt(v + settings["eps"]), {"v": v}
+    return theta - lr * gradient / (torch.sqrt(v) + settings["eps"]), {"v": v}
