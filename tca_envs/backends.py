@@ -120,17 +120,17 @@ def _loops(deal: Any, begin: Any, step: Any) -> tuple[Any, Any, Any]:
 
     deal, begin, step = (compiled(kernel) for kernel in (deal, begin, step))
 
-    @numba.njit(_nrt=False)
+    @numba.njit
     def deal_lanes(tables: Any, state: Any, lanes: Any, words: Any) -> None:
         for j in range(lanes.size):
             deal(tables, state, lanes[j], words[:, j])
 
-    @numba.njit(_nrt=False)
+    @numba.njit
     def begin_lanes(tables: Any, state: Any, lanes: Any) -> None:
         for j in range(lanes.size):
             begin(tables, state, lanes[j])
 
-    @numba.njit(_nrt=False)
+    @numba.njit
     def step_lanes(tables: Any, state: Any, lanes: Any, t: int, actions: Any, rewards: Any) -> None:
         for j in range(lanes.size):
             rewards[j] = step(tables, state, lanes[j], t, actions[j])
@@ -161,4 +161,4 @@ def compiled(kernel: Any) -> Any:
         if isinstance(kernel.__globals__.get(name), FunctionType)
     }
     copy = FunctionType(kernel.__code__, {**kernel.__globals__, **helpers}, kernel.__name__)
-    return numba.njit(copy, _nrt=False, forceinline=True)
+    return numba.njit(copy, inline="always")
