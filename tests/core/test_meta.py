@@ -485,12 +485,14 @@ def test_a_second_gradient_step_is_refused() -> None:
     rollout = make_rollout("mlp", 20)
     run.meta.outer_step(run.policy, *rollout, VF_COEF, False)
     run.meta.estimate(*rollout)
-    with (
-        pytest.raises(ValueError, match="one gradient step per rollout"),
-        run.meta.recording(run.policy, run.optimizer, 0.5),
-    ):
-        run.train(rollout)
-        run.train(rollout)
+
+    def train_twice() -> None:
+        with run.meta.recording(run.policy, run.optimizer, 0.5):
+            run.train(rollout)
+            run.train(rollout)
+
+    with pytest.raises(ValueError, match="one gradient step per rollout"):
+        train_twice()
     assert not any(p._post_accumulate_grad_hooks for p in run.policy.parameters())
 
 
