@@ -7,6 +7,7 @@ rule but the clipping is element-wise).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -135,7 +136,7 @@ class InnerOptimizer:
         :param state: as :meth:`initial_state` or :meth:`state_of` give it.
         :return: the decrement ``U(g)`` of the parameters, and the state after the step.
         """
-        if self.max_grad_norm is not None:
+        if self.max_grad_norm is not None and math.isfinite(self.max_grad_norm):
             gradient = clip_by_norm(gradient, self.max_grad_norm)
         if self.rule == "sgd":
             return self.lr * gradient, {}
