@@ -13,7 +13,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 
 from tca_sb3.episodes import Episodes
 
-MAX_CODE = 400
+MAX_CODE = 200
 Identity = tuple[int, int, int]
 """Environment, episode, step."""
 

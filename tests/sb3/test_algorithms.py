@@ -1,0 +1,277 @@
+"""Our algorithms beside stock SB3, update for update; and what the named ones are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import stable_baselines3 as sb3
+import torch
+from gymnasium.envs.classic_control.cartpole import CartPoleEnv
+from gymnasium.envs.classic_control.pendulum import PendulumEnv
+from gymnasium.vector import AutoresetMode
+from gymnasium.wrappers import TimeLimit
+from scripted import Watch, vec_env
+from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.sb2_compat.rmsprop_tf_like import RMSpropTFLike
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
+from torch import Tensor
+
+import tca_sb3
+from tca_sb3 import (
+    A2C,
+    HPWR,
+    PPO,
+    PWR,
+    PWTD,
+    Fixed,
+    MetaPWR,
+    MetaPWTD,
+    MonteCarlo,
+    Product,
+    Tabular,
+    TDLambda,
+)
+
+TINY: dict[str, Any] = {"net_arch": [8]}
+
+
+def timed(make: Callable[[], gym.Env], limit: int, n_envs: int = 2) -> DummyVecEnv:
+    return DummyVecEnv([lambda: TimeLimit(make(), limit) for _ in range(n_envs)])
+
+
+def dict_env() -> VecEnv:
+    return vec_env([(3, 5), (4,)], "tc", "dict", scale=0.01)
+
+
+# name -> (policy, environment, arguments)
+SETUPS: dict[str, tuple[str, Callable[[], VecEnv], dict[str, Any]]] = {
+    "terminations": ("MlpPolicy", lambda: timed(CartPoleEnv, 500), {}),
+    "time-outs": ("MlpPolicy", lambda: timed(CartPoleEnv, 6), {}),
+    "time-outs and gamma 1": ("MlpPolicy", lambda: timed(CartPoleEnv, 6), {"gamma": 1.0, "gae_lambda": 0.9}),
+    "lambda 0": ("MlpPolicy", lambda: timed(CartPoleEnv, 6), {"gae_lambda": 0.0}),
+    "continuous": ("MlpPolicy", lambda: timed(PendulumEnv, 7), {}),
+    "state-dependent exploration": ("MlpPolicy", lambda: timed(PendulumEnv, 7), {"use_sde": True}),
+    "dict": ("MultiInputPolicy", dict_env, {}),
+    "discrete observations": ("MlpPolicy", lambda: vec_env([(3, 5), (4,)], "tc", "discrete", scale=0.01), {}),
+    "normalised": ("MlpPolicy", lambda: VecNormalize(timed(PendulumEnv, 7)), {}),
+    "normalised advantages": ("MlpPolicy", lambda: timed(CartPoleEnv, 500), {"normalize_advantage": True}),
+}
+
+
+def parameters_after(cls: type, setup: str, **kwargs: Any) -> list[Tensor]:
+    policy, make, arguments = SETUPS[setup]
+    small = {"n_steps": 8} if issubclass(cls, sb3.A2C) else {"n_steps": 16, "batch_size": 16, "n_epochs": 2}
+    policy_kwargs = {**TINY, **({"features_extractor_kwargs": {"cnn_output_dim": 8}} if setup == "dict" else {})}
+    model = cls(policy, make(), seed=3, policy_kwargs=policy_kwargs, **{**small, **arguments, **kwargs})
+    start = [p.detach().clone() for p in model.policy.parameters()]
+    model.learn(6 * model.n_steps * model.n_envs)
+    after = [p.detach() for p in model.policy.parameters()]
+    assert any(not torch.equal(a, b) for a, b in zip(start, after, strict=True))
+    return after
+
+
+@pytest.mark.parametrize("setup", SETUPS)
+@pytest.mark.parametrize(("ours", "theirs"), [(A2C, sb3.A2C), (PPO, sb3.PPO)], ids=["A2C", "PPO"])
+def test_with_the_defaults_we_follow_stock_sb3(ours: type, theirs: type, setup: str) -> None:
+    for one, other in zip(parameters_after(ours, setup), parameters_after(theirs, setup), strict=True):
+        assert torch.allclose(one, other, rtol=0, atol=1e-6)
+
+
+def test_following_is_no_accident() -> None:
+    """Another λ is another run, by far more than the tolerance."""
+    for setup in ("terminations", "time-outs"):
+        one, other = parameters_after(A2C, setup), parameters_after(sb3.A2C, setup, gae_lambda=0.5)
+        assert max((a - b).abs().max().item() for a, b in zip(one, other, strict=True)) > 1e-4
+
+
+def test_whole_episodes_of_one_length_train_as_n_steps_do() -> None:
+    runs = []
+    for kwargs in ({"n_steps": 4}, {"n_episodes": 1}, {"n_episodes": 1, "n_steps": 1}):
+        model = A2C("MlpPolicy", vec_env([(4,), (4,)], scale=0.1), seed=1, policy_kwargs=TINY, **kwargs)  # type: ignore[arg-type]
+        runs.append(list(model.learn(5 * 8).policy.parameters()))
+    for other in runs[1:]:
+        for one, two in zip(runs[0], other, strict=True):
+            assert torch.equal(one, two)
+
+
+def test_stock_buffers_still_plug_in() -> None:
+    """With the λ-estimator a user's own rollout buffer class is left alone, as in SB3."""
+
+    class Mine(sb3.common.buffers.RolloutBuffer):  # type: ignore[name-defined, misc]
+        pass
+
+    model = A2C("MlpPolicy", timed(CartPoleEnv, 6), rollout_buffer_class=Mine, policy_kwargs=TINY).learn(30)
+    assert type(model.rollout_buffer) is Mine
+    with pytest.raises(ValueError, match=r"rollout_buffer_class=Mine, which computes its own.*EpisodeBuffer"):
+        A2C("MlpPolicy", timed(CartPoleEnv, 6), rollout_buffer_class=Mine, estimator_class=MonteCarlo)
+
+
+# -- the named algorithms -------------------------------------------------------------------------------------------
+
+
+def made_of(model: Any) -> tuple[type, type | None, int | None, bool]:
+    weights = type(model.estimator.weights) if hasattr(model.estimator, "weights") else None
+    return type(model.estimator), weights, model.n_episodes, model.meta is not None
+
+
+def test_what_the_named_algorithms_are_made_of() -> None:
+    box, discrete = vec_env([(4,), (4,)]), vec_env([(4,), (4,)], kind="discrete")
+    assert made_of(A2C("MlpPolicy", box)) == (TDLambda, None, None, False)
+    assert made_of(PPO("MlpPolicy", box)) == (TDLambda, None, None, False)
+    assert made_of(MetaPWR("MlpPolicy", box)) == (PWR, Product, 1, True)
+    assert made_of(MetaPWR("MlpPolicy", discrete)) == (PWR, Tabular, 1, True)
+    assert made_of(MetaPWTD("MlpPolicy", discrete)) == (PWTD, Tabular, 1, True)
+    assert made_of(MetaPWTD("MlpPolicy", box, n_episodes=None)) == (PWTD, Product, None, True)
+    assert made_of(HPWR("MlpPolicy", box)) == (PWR, Fixed, 1, False)
+    assert made_of(A2C("MlpPolicy", discrete, estimator_class=PWR)) == (PWR, Tabular, None, False)
+    # PWR's critic predicts weighted sums, so the outer loop has a value function of its own; PWTD's is v_φ itself.
+    assert MetaPWR("MlpPolicy", box).meta.value_net is not None  # type: ignore[union-attr]
+    assert MetaPWTD("MlpPolicy", box).meta.value_net is None  # type: ignore[union-attr]
+
+
+def test_discounts_and_rates_arrive_where_they_are_used() -> None:
+    model = MetaPWR(
+        "MlpPolicy",
+        vec_env([(4,)]),
+        gamma=0.8,
+        gae_lambda=0.7,
+        meta_kwargs={"learning_rate": 0.03, "value_learning_rate": 0.02, "gamma": 0.9, "outer_momentum": 0.1},
+        estimator_kwargs={"weights_class": Product, "weights_kwargs": {"max_lag": 4, "embedding_dim": 5}},
+    )
+    assert (model.estimator.gamma, model.estimator.gae_lambda) == (0.8, 0.7)
+    meta = model.meta
+    assert meta is not None
+    assert (meta.gamma, meta.gae_lambda, meta.outer_momentum) == (0.9, 0.7, 0.1)
+    assert meta.optimizer.param_groups[0]["lr"] == 0.03
+    assert meta.value_optimizer is not None
+    assert meta.value_optimizer.param_groups[0]["lr"] == 0.02
+    assert model.estimator.weights.reward_head.out_features == 5
+
+
+def test_hpwr_takes_the_environments_matrix_or_ours() -> None:
+    env = vec_env([(4,), (4,)])
+    assert torch.equal(HPWR("MlpPolicy", env).estimator.weights.matrix, torch.ones(4, 4).triu())
+    mine = np.full((4, 4), 0.25)
+    kwargs: dict[str, Any] = {"estimator_kwargs": {"weights_kwargs": {"matrix": mine}}}
+    assert torch.equal(HPWR("MlpPolicy", env, **kwargs).estimator.weights.matrix, torch.full((4, 4), 0.25))
+    with pytest.raises(ValueError, match=r"HPWR found no hand-written weights.*matrix"):
+        HPWR("MlpPolicy", timed(CartPoleEnv, 6))
+    assert HPWR("MlpPolicy", timed(CartPoleEnv, 6), **kwargs).estimator_class is PWR
+
+
+def test_hpwr_credits_what_its_matrix_says() -> None:
+    watch = Watch()
+    matrix = np.zeros((4, 4), dtype=np.float32)
+    matrix[0, 3] = matrix[1, 1] = 1.0
+    kwargs: dict[str, Any] = {"estimator_kwargs": {"weights_kwargs": {"matrix": matrix}}}
+    model = HPWR("MlpPolicy", vec_env([(4,), (4,)]), policy_kwargs=TINY, **kwargs).learn(8, callback=watch)
+    episodes, _ = watch.rollouts[0]
+    rewards = episodes.rewards.numpy()
+    wanted = np.stack([rewards[3], rewards[1], 0 * rewards[0], 0 * rewards[0]])
+    assert np.array_equal(watch.returns[0][:4], wanted)
+    assert np.array_equal(model.pair_weights().numpy(), np.stack([matrix, matrix]))
+
+
+@pytest.mark.parametrize("cls", [MetaPWR, MetaPWTD])
+@pytest.mark.parametrize("kind", ["box", "discrete", "image", "dict"])
+def test_the_outer_loop_runs_on_every_observation_space(cls: type, kind: str) -> None:
+    policy = {"image": "CnnPolicy", "dict": "MultiInputPolicy"}.get(kind, "MlpPolicy")
+    extractor = {"image": {"features_dim": 4}, "dict": {"cnn_output_dim": 4}}.get(kind)
+    policy_kwargs = {**TINY, **({"features_extractor_kwargs": extractor} if extractor else {})}
+    model = cls(policy, vec_env([(2, 4), (3,)], kind=kind, scale=0.1), policy_kwargs=policy_kwargs, seed=0)
+    before = [p.detach().clone() for p in model.estimator.parameters()]
+    model.learn(40)
+    after = list(model.estimator.parameters())
+    assert all(torch.isfinite(p).all() for p in after)
+    assert any(not torch.equal(a, b) for a, b in zip(before, after, strict=True)), "the gradient reaches η"
+    observation = model.observation_space.sample()
+    action, _ = model.predict(observation, deterministic=True)
+    assert model.action_space.contains(int(action))
+
+
+@pytest.mark.parametrize("actions", ["box", "multi_discrete"])
+@pytest.mark.parametrize("cls", [MetaPWR, MetaPWTD])
+def test_the_outer_loop_runs_on_other_actions(cls: type, actions: str) -> None:
+    model = cls("MlpPolicy", vec_env([(2, 4), (3,)], actions=actions, scale=0.1), policy_kwargs=TINY, seed=0)
+    before = [p.detach().clone() for p in model.estimator.parameters()]
+    model.learn(40)
+    assert any(not torch.equal(a, b) for a, b in zip(before, model.estimator.parameters(), strict=True))
+
+
+@pytest.mark.filterwarnings("ignore:You have specified a mini-batch size")
+def test_ppo_with_an_outer_loop() -> None:
+    kwargs: dict[str, Any] = {
+        "estimator_class": PWR,
+        "n_episodes": 2,
+        "n_epochs": 1,
+        "batch_size": 100,
+        "meta_kwargs": {},
+    }
+    model = PPO("MlpPolicy", vec_env([(2, 4), (3,)], scale=0.1), policy_kwargs=TINY, seed=0, n_steps=8, **kwargs)
+    before = [p.detach().clone() for p in model.estimator.parameters()]
+    model.learn(60)
+    assert any(not torch.equal(a, b) for a, b in zip(before, model.estimator.parameters(), strict=True))
+
+
+@pytest.mark.parametrize(
+    "policy_kwargs",
+    [
+        {"optimizer_class": torch.optim.SGD},
+        {"optimizer_class": torch.optim.Adam},
+        {"optimizer_class": RMSpropTFLike, "optimizer_kwargs": {"eps": 1e-5}},
+        {"activation_fn": torch.nn.ReLU},
+        {"net_arch": []},
+        {"net_arch": {"pi": [4], "vf": [5, 3]}},
+        {"ortho_init": False, "share_features_extractor": False},
+    ],
+)
+def test_the_outer_loop_under_other_policy_settings(policy_kwargs: dict[str, Any]) -> None:
+    model = MetaPWR("MlpPolicy", vec_env([(3,), (3,)], scale=0.1), policy_kwargs=policy_kwargs, seed=0)
+    before = [p.detach().clone() for p in model.estimator.parameters()]
+    model.learn(24)
+    assert any(not torch.equal(a, b) for a, b in zip(before, model.estimator.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("cls", [A2C, HPWR, MetaPWR, MetaPWTD])
+def test_one_seed_one_run(cls: type) -> None:
+    runs = [
+        cls("MlpPolicy", vec_env([(2, 4), (3,)], scale=0.1), policy_kwargs=TINY, seed=5).learn(40) for _ in range(2)
+    ]
+    for part in ("policy", "estimator"):
+        one, other = (list(getattr(run, part).state_dict().values()) for run in runs)
+        assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+def test_evaluate_policy_and_a_second_learn() -> None:
+    model = MetaPWTD("MlpPolicy", vec_env([(4,), (4,)]), policy_kwargs=TINY, seed=0).learn(16)
+    mean, _ = evaluate_policy(model, vec_env([(4,)]), n_eval_episodes=2, warn=False)
+    assert np.isfinite(mean)
+    model.learn(16, reset_num_timesteps=False)
+    assert model.num_timesteps == 32
+
+
+def test_gymnasium_vector_envs_are_welcome() -> None:
+    env = gym.make_vec("tca_envs:tca/DAG4-v0", num_envs=3, autoreset_mode=AutoresetMode.SAME_STEP)
+    model = MetaPWR("MlpPolicy", env, policy_kwargs=TINY, seed=0).learn(24)
+    assert model.n_envs == 3
+    assert model.mean_weights().shape == (4, 4)
+
+
+@pytest.mark.parametrize("cls", [MetaPWR, HPWR])
+def test_the_dag_is_learned(cls: type) -> None:
+    """The main job in miniature: the best return of the depth-4 DAG is 2, a random policy gets 0."""
+    env = DummyVecEnv([lambda: gym.make("tca_envs:tca/DAG4-v0") for _ in range(8)])
+    model = cls("MlpPolicy", env, policy_kwargs={"net_arch": []}, learning_rate=0.02, seed=0)
+    model.learn(3000)
+    assert evaluate_policy(model, env, n_eval_episodes=8, warn=False)[0] == 2.0
+
+
+def test_public_names() -> None:
+    algorithms = {"A2C", "PPO", "HPWR", "MetaPWR", "MetaPWTD"}
+    parts = {"Episodes", "PWR", "PWTD", "MonteCarlo", "TDLambda", "Exponential", "Fixed", "Product", "Tabular"}
+    callbacks = {"MetaGradientCallback", "InnerLoopReset", "CreditHeatmap"}
+    assert algorithms | parts | callbacks <= set(dir(tca_sb3))
