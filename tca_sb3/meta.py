@@ -117,6 +117,10 @@ class MetaLearner:
                 f"{type(estimator).__name__} has no parameters for the metagradient to learn; give it a weights_class "
                 "that has some (Tabular, Product), or drop the MetaGradientCallback."
             )
+        if not (0.0 <= gamma <= 1.0 and 0.0 <= gae_lambda <= 1.0):
+            raise ValueError(
+                f"MetaLearner got gamma={gamma}, gae_lambda={gae_lambda} for the outer objective; both must lie in [0, 1]."
+            )
         if not (learning_rate > 0 and value_learning_rate > 0 and 0.0 <= outer_momentum < 1.0):
             raise ValueError(
                 f"MetaLearner got learning_rate={learning_rate}, value_learning_rate={value_learning_rate}, "
