@@ -1,0 +1,464 @@
+"""Figures 2 (right) and 3: what the metagradient learns on the DAG, and how fast policies learn with it.
+
+Figure 3 by inner-loop reset (§5.1): ``θ``, ``ψ`` and ``φ`` start afresh for every outer update, which takes 16 inner
+updates, evaluates the outer objective on the trajectories after each, and goes back through all of them. Figure 2: the
+learned weights are then fixed and train new policies, next to regular returns and handcrafted weights.
+
+The paper's hyperparameters are in an appendix that is not public; all numbers in ``FIGURE`` are ours. Because the
+outcome hangs on the learning rate, Figure 2 is drawn under two protocols: every method at the rate that the weights
+were meta-trained at ("matched"), and every method at its own best rate, found on other seeds ("tuned").
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+import torch
+from gymnasium import spaces
+from harness import Figure, Outcome, Results, Run, Task, main
+from numpy.typing import NDArray
+from plotting import drawing
+from tabular import Critic, Lifetimes, layers_of
+
+from tca_envs.envs.dag import DAGEnv
+from tca_sb3.estimators import PWR, PWTD, AdvantageEstimator, MonteCarlo, WeightedEstimator
+from tca_sb3.inner import InnerOptimizer
+from tca_sb3.meta import unroll
+from tca_sb3.weights import Fixed, Tabular
+
+Method = Literal["MC", "H-PWR", "Meta-PWR", "Meta-PWTD"]
+Signs = Literal["fixed", "redrawn"]
+Criterion = Literal["first_hit", "stays"]
+
+LEARNED: tuple[Method, ...] = ("Meta-PWR", "Meta-PWTD")
+METHODS: tuple[Method, ...] = ("MC", "H-PWR", *LEARNED)
+CRITERIA: tuple[Criterion, ...] = ("first_hit", "stays")
+INNER_UPDATES = 16  # the paper's
+DISCOUNT = {"gamma": 1.0, "gae_lambda": 1.0}
+
+# Seeds of different purposes never meet: reporting seeds count from 0.
+TUNING_SEEDS = 100_000
+META_SEEDS = 200_000
+LIFETIME_SEEDS = (1_000_000, 2**31)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything that decides the outcome.
+
+    :param seeds: policies trained for each method in Figure 2.
+    :param meta_seeds: weight tables learned for each variant. Figure 2's seed ``i`` uses table ``i mod meta_seeds``.
+    :param tuning_seeds: policies trained for each learning rate of the grid.
+    :param depths: of Figure 2.
+    :param heatmap_depth: of Figure 3.
+    :param batch_size: episodes in one update, in meta-training and in the protocols that use it.
+    :param inner_rates: learning rate of meta-training and of the matched protocol, by depth.
+    :param single_rate: learning rate of meta-training with one episode an update, as the paper's text reads ("the
+        i-th trajectory"); Figure 3 only.
+    :param meta_rate: of Adam on ``η``.
+    :param outer_steps: meta-training's length.
+    :param lifetimes: lifetimes in one outer update; twice as many with one episode an update.
+    :param rates: the grid of the tuned protocol.
+    :param max_episodes: after so many a policy has failed, by depth.
+    :param hold: "stays" wants the return at 95 % for so many updates in a row.
+    """
+
+    seeds: int
+    meta_seeds: int
+    tuning_seeds: int
+    depths: tuple[int, ...]
+    heatmap_depth: int
+    outer_steps: int
+    lifetimes: int
+    max_episodes: dict[int, int]
+    batch_size: int = 8
+    inner_rates: tuple[tuple[int, float], ...] = ((4, 0.8), (8, 1.2), (16, 1.6))
+    single_rate: float = 3.2
+    meta_rate: float = 0.1
+    rates: tuple[float, ...] = (0.025, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8)
+    hold: int = 50
+
+    def inner_rate(self, depth: int) -> float:
+        """Learning rate that weights for this depth are meta-trained with."""
+        return dict(self.inner_rates)[depth]
+
+
+# -- the parts of an agent ------------------------------------------------------------------------------------------
+
+
+def state_space(depth: int) -> spaces.Discrete:
+    """The DAG's states, the terminal one included."""
+    return spaces.Discrete(DAGEnv(depth=depth).n_states + 1)
+
+
+def fixed_estimator(method: Method, depth: int, table: NDArray[np.float32] | None) -> AdvantageEstimator:
+    """The estimator of a method that learns no weights; ``table`` holds the learned ones, ``(|S| + 1, |S| + 1)``."""
+    if method == "MC":
+        return MonteCarlo(state_space(depth), **DISCOUNT)
+    if method == "H-PWR":
+        table = DAGEnv(depth=depth).state_credit_matrix
+    weights: dict[str, Any] = {"weights_class": Fixed, "weights_kwargs": {"matrix": table, "index": "state"}}
+    kind = PWTD if method == "Meta-PWTD" else PWR
+    return kind(state_space(depth), **DISCOUNT, **weights)
+
+
+def learned_estimator(method: Method, depth: int) -> WeightedEstimator:
+    """The estimator whose table the metagradient learns; weights start at 0.5."""
+    return (PWTD if method == "Meta-PWTD" else PWR)(state_space(depth), **DISCOUNT, weights_class=Tabular)
+
+
+# -- Figure 3: learning weights -------------------------------------------------------------------------------------
+
+
+def learn_weights(
+    method: Method,
+    depth: int,
+    seed: int,
+    signs: Signs,
+    critic: Critic,
+    batch_size: int,
+    lr: float,
+    meta_rate: float,
+    outer_steps: int,
+    lifetimes: int,
+) -> Outcome:
+    """Inner-loop reset; gives the learned table and its statistics."""
+    torch.manual_seed(seed)
+    rng = np.random.default_rng(seed)
+    estimator = learned_estimator(method, depth)
+    optimizer = torch.optim.Adam(estimator.parameters(), lr=meta_rate)
+    inner = InnerOptimizer("sgd", lr=lr)
+    frames = 0
+    for _ in range(outer_steps):
+        agents = Lifetimes(
+            rng.integers(*LIFETIME_SEEDS, size=lifetimes).tolist(),
+            batch_size,
+            depth,
+            estimator,
+            redraw_signs="lifetime" if signs == "redrawn" else "never",
+            critic=critic,
+        )
+        inner_losses, outer_losses = [agents.inner_loss] * INNER_UPDATES, [agents.outer_loss] * INNER_UPDATES
+        loss, _ = unroll(agents.initial(), inner, inner_losses, outer_losses)
+        optimizer.zero_grad()
+        (loss / lifetimes).backward()
+        optimizer.step()
+        frames += agents.frames
+    assert isinstance(estimator.weights, Tabular)
+    table = estimator.weights.table().numpy()
+    setting = {
+        "experiment": "reset",
+        "depth": depth,
+        "signs": signs,
+        "critic": critic,
+        "batch_size": batch_size,
+        "lr": lr,
+    }
+    metrics = weight_statistics(table, PairClasses(DAGEnv(depth=depth)), memorable=signs == "fixed")
+    return Outcome([Run(method, setting, seed, metrics, frames)], {"weights": table})
+
+
+class PairClasses:
+    """Which pairs of a decision state ``i`` and a later state ``j`` are what; masks of shape ``(|S| + 1, |S| + 1)``.
+
+    * ``reachable``: ``j`` can follow ``i``;
+    * ``partner``: the reward on entering ``j`` pays for the decision at ``i`` (the handcrafted ones);
+    * ``inner``: it pays for a decision taken after ``i`` (nested inside the pair of ``i`` and its partner);
+    * ``outer``: it pays for a decision taken before ``i``;
+    * ``no_reward``: entering ``j`` pays nothing; of these, ``next_state`` has lag 1 and ``later`` more;
+    * ``inner_good``, ``inner_bad``: inner pairs whose ``j`` can be reached only by the rewarded (the other) action
+      at ``i``: there the state gives the action away.
+
+    :param env: the DAG.
+    """
+
+    def __init__(self, env: DAGEnv) -> None:
+        following = env.next_state
+        size = env.n_states + 1
+        depth, decisions = env.horizon, env.rules.n_decision_states
+        time = np.full(size, depth)
+        for t, layer in enumerate(layers_of(following)):
+            time[layer] = t
+
+        reaches = np.eye(size, dtype=bool)  # [i, j]: j can follow i, or is i
+        for state in reversed(range(env.n_states)):  # numbers grow with time
+            reaches[state] |= reaches[following[state]].any(axis=0)
+        i, j = np.indices((size, size))
+        self.reachable = reaches & (i != j) & (i < decisions)
+        self.partner = env.state_credit_matrix == 1
+        pays = time[j] > depth // 2
+        partner_time = depth - time[i]
+        self.inner = self.reachable & pays & (time[j] < partner_time)
+        self.outer = self.reachable & pays & (time[j] > partner_time)
+        self.no_reward = self.reachable & ~pays
+        self.next_state = self.no_reward & (time[j] == time[i] + 1)
+        self.later = self.no_reward & ~self.next_state
+
+        after_one = np.zeros((size, size), bool)  # j can be reached by action 1 at i
+        rewarded = np.zeros(size, bool)  # action 1 is the rewarded one at i
+        for state in range(decisions):
+            after_one[state] = reaches[following[state, 1]]
+            # Where the partner is entered after action 1, what it pays tells.
+            entrances = [s for s in np.flatnonzero(after_one[state]) if s < size - 1]
+            paid = [env.reward[s, 0] for s in entrances if self.partner[state, following[s, 0]]]
+            rewarded[state] = paid[0] > 0
+        good = after_one == rewarded[:, None]
+        self.inner_good = self.inner & good
+        self.inner_bad = self.inner & ~good
+
+
+def weight_statistics(table: NDArray[np.float32], pairs: PairClasses, memorable: bool) -> dict[str, float]:
+    """Mean weight of each class, and how well weights tell partners from zeros.
+
+    :param table: ``(|S| + 1, |S| + 1)``.
+    :param pairs: its classes.
+    :param memorable: the rewarded actions were the same in all lifetimes.
+    :return: ``weight_<class>``; the shares ``partners_raised`` above and ``zeros_lowered`` below the 0.5 they started
+        from, where zeros are inner and outer pairs; and ``auc``, the probability that a random partner's weight is
+        above that of a random zero, ties counting half.
+    """
+    names = ["partner", "inner", "outer", "no_reward", "next_state", "later"]
+    if memorable:
+        names += ["inner_good", "inner_bad"]
+    metrics = {}
+    for name in names:
+        weights = table[getattr(pairs, name)]
+        metrics[f"weight_{name}"] = float(weights.mean())
+    partners, zeros = table[pairs.partner], np.sort(table[pairs.inner | pairs.outer])
+    metrics["partners_raised"], metrics["zeros_lowered"] = float((partners > 0.5).mean()), float((zeros < 0.5).mean())
+    below, not_above = (np.searchsorted(zeros, partners, side=side) for side in ("left", "right"))
+    metrics["auc"] = float((below + not_above).mean() / 2 / len(zeros))
+    return metrics
+
+
+# -- Figure 2: using weights ----------------------------------------------------------------------------------------
+
+
+def train_policies(
+    method: Method,
+    depth: int,
+    seeds: Sequence[int],
+    rates: Sequence[float],
+    table: NDArray[np.float32] | None,
+    batch_size: int,
+    max_episodes: int,
+    hold: int,
+    experiment: str,
+    extra: dict[str, str],
+) -> Outcome:
+    """Train one policy for each seed and rate; measure episodes until 95 % of the maximum return.
+
+    The return is exact, by dynamic programming, after every update. ``first_hit`` is the episodes before the first
+    update that reached 95 %, ``stays`` those before the first of ``hold`` updates in a row at 95 %. A policy that
+    fails within ``max_episodes`` is booked that number and ``…_reached = 0``.
+    """
+    everyone = [(seed, lr) for lr in rates for seed in seeds]
+    agents = Lifetimes([seed for seed, _ in everyone], batch_size, depth, fixed_estimator(method, depth, table))
+    # SGD's step is the rate times the gradient, for each lifetime its own.
+    inner = InnerOptimizer("sgd", lr=torch.tensor([[lr] for _, lr in everyone]))  # type: ignore[arg-type]
+    threshold = 0.95 * agents.n_decisions
+    n_updates = max_episodes // batch_size
+    first_hit = torch.full((len(everyone),), n_updates)
+    stays = first_hit.clone()
+    in_a_row = torch.zeros_like(first_hit)
+    theta = agents.initial()
+    # `hold` more, so that a policy that arrives last has time to stay.
+    for update in range(1, n_updates + hold):
+        (gradient,) = torch.autograd.grad(agents.inner_loss(theta), theta)
+        decrement, _ = inner.update(gradient, {})
+        theta = (theta - decrement).detach().requires_grad_()
+        above = agents.model.returns(agents.policy(theta)) >= threshold
+        in_a_row = torch.where(above, in_a_row + 1, 0)
+        first_hit = torch.where(above & (update < first_hit), update, first_hit)
+        stays = torch.where((in_a_row >= hold) & (update - hold + 1 < stays), update - hold + 1, stays)
+        if (stays < n_updates).all():
+            break
+    runs = []
+    for (seed, lr), hit, stay in zip(everyone, first_hit.tolist(), stays.tolist(), strict=True):
+        setting = {"experiment": experiment, "depth": depth, "batch_size": batch_size, "lr": lr, **extra}
+        metrics = {
+            "first_hit": hit * batch_size,
+            "stays": stay * batch_size,
+            "first_hit_reached": float(hit < n_updates),
+            "stays_reached": float(stay < n_updates),
+        }
+        runs.append(Run(method, setting, seed, metrics, agents.frames // len(everyone)))
+    return Outcome(runs)
+
+
+# -- stages ---------------------------------------------------------------------------------------------------------
+
+
+def reset_name(method: str, depth: int, signs: str, critic: str, batch_size: int, seed: int) -> str:
+    """The name of a meta-training task."""
+    return f"reset {method} depth={depth} signs={signs} critic={critic} batch={batch_size} seed={seed}"
+
+
+def meta_training(settings: Settings, results: Results) -> list[Task]:
+    """Learn weights: for Figure 2 at every depth, for Figure 3 and the probe at one."""
+    wide, deep = settings.batch_size, settings.heatmap_depth
+    variants: list[tuple[Method, int, Signs, Critic, int]] = [
+        (method, depth, "fixed", "learned", wide) for depth in settings.depths for method in LEARNED
+    ]
+    variants += [(method, deep, "redrawn", "learned", wide) for method in LEARNED]
+    variants += [(method, deep, signs, "learned", 1) for method in LEARNED for signs in ("fixed", "redrawn")]
+    variants += [("Meta-PWTD", deep, "fixed", critic, wide) for critic in ("zero", "exact")]
+    tasks = []
+    for method, depth, signs, critic, batch_size in variants:
+        for seed in range(META_SEEDS, META_SEEDS + settings.meta_seeds):
+            arguments = {
+                "method": method,
+                "depth": depth,
+                "seed": seed,
+                "signs": signs,
+                "critic": critic,
+                "batch_size": batch_size,
+                "lr": settings.single_rate if batch_size == 1 else settings.inner_rate(depth),
+                "meta_rate": settings.meta_rate,
+                "outer_steps": settings.outer_steps,
+                "lifetimes": settings.lifetimes * (2 if batch_size == 1 else 1),
+            }
+            tasks.append(Task(reset_name(method, depth, signs, critic, batch_size, seed), learn_weights, arguments))
+    return tasks
+
+
+def policy_tasks(
+    settings: Settings,
+    results: Results,
+    experiment: str,
+    method: Method,
+    depth: int,
+    batch_size: int,
+    seeds: Sequence[int],
+    rates: Sequence[float],
+    extra: dict[str, str],
+) -> list[Task]:
+    """Train policies with one method: one task for each weight table."""
+    n_tables = settings.meta_seeds if method in LEARNED else 1
+    tasks = []
+    for number in range(n_tables):
+        table = None
+        if method in LEARNED:
+            name = reset_name(method, depth, "fixed", "learned", settings.batch_size, META_SEEDS + number)
+            table = results.arrays[name]["weights"]
+        mine = [seed for seed in seeds if seed % n_tables == number]
+        if not mine:
+            continue
+        arguments = {
+            "method": method,
+            "depth": depth,
+            "seeds": mine,
+            "rates": list(rates),
+            "table": table,
+            "batch_size": batch_size,
+            "max_episodes": settings.max_episodes[depth],
+            "hold": settings.hold,
+            "experiment": experiment,
+            "extra": extra,
+        }
+        suffix = "".join(f" {value}" for value in extra.values())
+        name = f"{experiment} {method} depth={depth} batch={batch_size} table={number}{suffix}"
+        tasks.append(Task(name, train_policies, arguments))
+    return tasks
+
+
+def tuning(settings: Settings, results: Results) -> list[Task]:
+    """Every method at every rate of the grid, on tuning seeds."""
+    seeds = range(TUNING_SEEDS, TUNING_SEEDS + settings.tuning_seeds)
+    return [
+        task
+        for depth in settings.depths
+        for batch_size in (settings.batch_size, 1)
+        for method in METHODS
+        for task in policy_tasks(settings, results, "tuning", method, depth, batch_size, seeds, settings.rates, {})
+    ]
+
+
+def best_rate(results: Results, method: Method, depth: int, batch_size: int, criterion: Criterion) -> float:
+    """The rate with the fewest failures on the tuning seeds; among those, the lowest mean number of episodes."""
+    runs = results.runs
+    chosen = runs[
+        (runs["experiment"] == "tuning")
+        & (runs["method"] == method)
+        & (runs["depth"] == depth)
+        & (runs["batch_size"] == batch_size)
+    ]
+    scores = chosen.groupby("lr")[[f"{criterion}_reached", criterion]].mean()
+    ranked = scores.sort_values([f"{criterion}_reached", criterion], ascending=[False, True])
+    return float(ranked.index[0])
+
+
+def reporting(settings: Settings, results: Results) -> list[Task]:
+    """Fresh seeds: every method at the matched rate, and at its tuned ones."""
+    seeds = range(settings.seeds)
+    tasks = []
+    for depth in settings.depths:
+        for method in METHODS:
+            matched = [settings.inner_rate(depth)]
+            tasks += policy_tasks(settings, results, "matched", method, depth, settings.batch_size, seeds, matched, {})
+            for batch_size in (settings.batch_size, 1):
+                for criterion in CRITERIA:
+                    tuned = [best_rate(results, method, depth, batch_size, criterion)]
+                    extra = {"tuned_for": criterion}
+                    tasks += policy_tasks(settings, results, "tuned", method, depth, batch_size, seeds, tuned, extra)
+    return tasks
+
+
+# -- pictures -------------------------------------------------------------------------------------------------------
+
+
+def plot(settings: Settings, results: Results, summary: pd.DataFrame, folder: Path) -> None:
+    """The learned weights as a plain heatmap."""
+    with drawing(folder / "figure3_weights.png", 7.2, 3.0) as figure:
+        deep = settings.heatmap_depth
+        for axes, method in zip(figure.subplots(1, 2), LEARNED, strict=True):
+            name = reset_name(method, deep, "fixed", "learned", settings.batch_size, META_SEEDS)
+            axes.imshow(results.arrays[name]["weights"], vmin=0, vmax=1)
+            axes.set_title(method)
+
+
+FIGURE = Figure(
+    name="fig2_3_dag",
+    scales={
+        "quick": Settings(
+            seeds=4,
+            meta_seeds=1,
+            tuning_seeds=2,
+            depths=(4, 8),
+            heatmap_depth=8,
+            outer_steps=10,
+            lifetimes=8,
+            max_episodes={4: 400, 8: 400},
+        ),
+        "cpu": Settings(
+            seeds=100,
+            meta_seeds=3,
+            tuning_seeds=30,
+            depths=(4, 8, 16),
+            heatmap_depth=8,
+            outer_steps=400,
+            lifetimes=32,
+            max_episodes={4: 1600, 8: 3200, 16: 3200},
+        ),
+        "paper": Settings(
+            seeds=100,
+            meta_seeds=20,
+            tuning_seeds=100,
+            depths=(4, 8, 16),
+            heatmap_depth=8,
+            outer_steps=2000,
+            lifetimes=64,
+            max_episodes={4: 6400, 8: 12800, 16: 12800},
+        ),
+    },
+    stages=[meta_training, tuning, reporting],
+    plot=plot,
+)
+
+if __name__ == "__main__":
+    main(FIGURE)

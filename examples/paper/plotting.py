@@ -1,0 +1,48 @@
+"""How the figures look: one colour and one name for each method, wherever it appears."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
+
+# Okabe and Ito's palette, which colour-blind readers can tell apart.
+COLOURS = {
+    "MC": "#000000",
+    "H-PWR": "#E69F00",
+    "Meta-PWR": "#0072B2",
+    "Meta-PWTD": "#D55E00",
+}
+MARKERS = {"MC": "o", "H-PWR": "s", "Meta-PWR": "^", "Meta-PWTD": "v"}
+
+STYLE = {
+    "font.size": 9.0,
+    "axes.titlesize": 9.5,
+    "axes.labelsize": 9.0,
+    "legend.fontsize": 8.0,
+    "legend.frameon": False,
+    "xtick.labelsize": 8.0,
+    "ytick.labelsize": 8.0,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "figure.constrained_layout.use": True,
+}
+
+
+@contextmanager
+def drawing(path: Path, width: float, height: float) -> Iterator[Figure]:
+    """An empty figure of so many inches in the house style, saved as PNG when the block ends."""
+    with plt.rc_context(STYLE):
+        figure = plt.figure(figsize=(width, height))
+        try:
+            yield figure
+            figure.savefig(path, dpi=200)
+        finally:
+            plt.close(figure)
