@@ -138,11 +138,21 @@ class Rules(ABC):
     @cached_property
     @abstractmethod
     def credit_matrix(self) -> NDArray[np.float64]:
-        """Which action can influence which reward: shape (T, T), read-only.
+        """The handcrafted weights: which action gets credit for which reward; shape (T, T), read-only.
 
-        Entry [t, k - 1] is 1 iff, for some behaviour before and after, changing the action at time t changes
-        the reward that arrives at time k > t; else 0.
+        Entry [t, k - 1] is 1 iff the action at time t can influence the reward that arrives at time k > t,
+        else 0; see `influence_matrix` for what this means where it could mean two things.
         """
+
+    @property
+    def influence_matrix(self) -> NDArray[np.float64]:
+        """What an intervention can find: shape (T, T), read-only; nowhere below `credit_matrix`.
+
+        Entry [t, k - 1] is 1 iff, for some actions before and after, changing the action at time t *and no
+        other* changes the reward that arrives at time k > t; else 0. The two matrices are equal unless an
+        action also changes what later actions mean, as in the DAG.
+        """
+        return self.credit_matrix
 
     @property
     @abstractmethod
@@ -246,12 +256,22 @@ class CreditStructure:
 
     @property
     def credit_matrix(self) -> NDArray[np.float64]:
-        """Which action can influence which reward: shape (T, T), read-only.
+        """The handcrafted weights: which action gets credit for which reward; shape (T, T), read-only.
 
-        Entry [t, k - 1] is 1 iff, for some behaviour before and after, changing the action at time t changes
-        the reward that arrives at time k > t; else 0.
+        Entry [t, k - 1] is 1 iff the action at time t can influence the reward that arrives at time k > t,
+        else 0; see `influence_matrix` for what this means where it could mean two things.
         """
         return self.rules.credit_matrix
+
+    @property
+    def influence_matrix(self) -> NDArray[np.float64]:
+        """What an intervention can find: shape (T, T), read-only; nowhere below `credit_matrix`.
+
+        Entry [t, k - 1] is 1 iff, for some actions before and after, changing the action at time t *and no
+        other* changes the reward that arrives at time k > t; else 0. The two matrices are equal unless an
+        action also changes what later actions mean, as in the DAG.
+        """
+        return self.rules.influence_matrix
 
     @property
     def optimal_return(self) -> float | None:

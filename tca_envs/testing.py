@@ -44,12 +44,12 @@ def check_credit_env(
     `random_return` and `myopic_return`. All but the first may be None where they are not known. The laws:
 
     1. The credit matrix has shape (horizon, horizon) and entries 0 or 1, and no action influences a reward
-       that has already arrived.
+       that has already arrived. An `influence_matrix`, where there is one, is nowhere below it.
     2. Every episode lasts `horizon` steps and ends with `terminated`. (`horizon` may be None, for lengths that
        vary.)
     3. The same seed and actions give the same episode, also to a pickled copy.
     4. *Intervention*: repeating an episode with one action changed, at time t, changes no reward outside row
-       t of the credit matrix, and no observation up to S_t.
+       t of the influence matrix, or of the credit matrix where there is no other, and no observation up to S_t.
     5. No return exceeds `optimal_return`: not `random_return`, not `myopic_return`.
     6. With `simulations` > 0: the mean return of that many uniformly random episodes is within five standard
        errors of `random_return`.
@@ -72,8 +72,13 @@ def check_credit_env(
     facts = {name: _fact(env, name) for name in ("horizon", "credit_matrix", "optimal_return")}
     facts |= {name: _fact(env, name) for name in ("random_return", "myopic_return")}
     horizon, credit = facts["horizon"], facts["credit_matrix"]
+    influence = credit
     if credit is not None:
-        _check_matrix(credit, horizon)
+        _check_matrix("credit_matrix", credit, horizon)
+        if env.has_wrapper_attr("influence_matrix"):
+            influence = env.get_wrapper_attr("influence_matrix")
+            _check_matrix("influence_matrix", influence, horizon)
+            _require(bool((influence >= credit).all()), "influence_matrix must hold all ones of credit_matrix.")
     _check_order(facts)
 
     env.action_space.seed(seed)
@@ -93,9 +98,9 @@ def check_credit_env(
                 f"seed {seed + number} and the same actions gave another episode {what}: all randomness must "
                 "come from self.np_random, or from the seed, and all of the state must be reset.",
             )
-    if credit is not None:
+    if influence is not None:
         for number in range(interventions):
-            _intervene(env, credit, seed + number, tolerance)
+            _intervene(env, influence, seed + number, tolerance)
     if simulations and facts["random_return"] is not None:
         returns = [_play(env, seed + n, [], horizon)[0].rewards.sum() for n in range(simulations)]
         error = float(np.std(returns, ddof=1)) / sqrt(simulations)
@@ -121,18 +126,18 @@ def _fact(env: gym.Env[Any, Any], name: str) -> Any:
         ) from None
 
 
-def _check_matrix(credit: Any, horizon: Any) -> None:
+def _check_matrix(name: str, credit: Any, horizon: Any) -> None:
     _require(
         isinstance(credit, np.ndarray) and credit.shape == (horizon, horizon),
-        f"credit_matrix must be an array of shape (horizon, horizon) = ({horizon}, {horizon}), got "
+        f"{name} must be an array of shape (horizon, horizon) = ({horizon}, {horizon}), got "
         f"{getattr(credit, 'shape', type(credit).__name__)}.",
     )
-    _require(bool(np.isin(credit, (0.0, 1.0)).all()), "credit_matrix must hold zeros and ones only.")
+    _require(bool(np.isin(credit, (0.0, 1.0)).all()), f"{name} must hold zeros and ones only.")
     early = np.argwhere(np.tril(credit, -1))
     if len(early):
         t, column = early[0]
         raise CreditEnvError(
-            f"credit_matrix[{t}, {column}] = 1 says that the action at time {t} influences the reward that had "
+            f"{name}[{t}, {column}] = 1 says that the action at time {t} influences the reward that had "
             f"arrived at time {column + 1}: column k - 1 belongs to the reward arriving at k > t."
         )
 
@@ -174,9 +179,9 @@ def _close(one: Any, two: Any, tolerance: float) -> bool:
     return len(one) == len(two) and bool((np.abs(one - two) <= tolerance).all())
 
 
-def _intervene(env: gym.Env[Any, Any], credit: Any, seed: int, tolerance: float) -> None:
+def _intervene(env: gym.Env[Any, Any], influence: Any, seed: int, tolerance: float) -> None:
     """Change one action of an episode, and see whether a reward outside its row changes."""
-    horizon = len(credit)
+    horizon = len(influence)
     plain, actions = _play(env, seed, [], horizon)
     t = int(np.random.default_rng(seed).integers(horizon))
     changed = list(actions)
@@ -185,13 +190,13 @@ def _intervene(env: gym.Env[Any, Any], credit: Any, seed: int, tolerance: float)
         if not np.array_equal(changed[t], actions[t]):
             break
     other, _ = _play(env, seed, changed, horizon)
-    wrong = (np.abs(plain.rewards - other.rewards) > tolerance) & (credit[t] == 0.0)
+    wrong = (np.abs(plain.rewards - other.rewards) > tolerance) & (influence[t] == 0.0)
     if wrong.any():
         k = int(np.flatnonzero(wrong)[0]) + 1
         raise CreditEnvError(
             f"Under seed {seed}, changing the action at time {t} from {actions[t]} to {changed[t]} changed the reward "
-            f"that arrives at {k} from {plain.rewards[k - 1]:g} to {other.rewards[k - 1]:g}, but credit_matrix"
-            f"[{t}, {k - 1}] is 0."
+            f"that arrives at {k} from {plain.rewards[k - 1]:g} to {other.rewards[k - 1]:g}, but the matrix says"
+            f" 0 at [{t}, {k - 1}]."
         )
     _require(
         all(

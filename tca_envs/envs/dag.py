@@ -155,6 +155,23 @@ class DAGRules(Rules):
         return read_only(np.fliplr(np.diag((np.arange(self.horizon) < self.n_decisions).astype(float))).copy())
 
     @cached_property
+    def influence_matrix(self) -> NDArray[np.float64]:
+        matrix = self.credit_matrix.copy()
+        for later in range(self.n_decisions):
+            rewarded = self._rewarded[2**later - 1 : 2 ** (later + 1) - 1].reshape((2,) * later)
+            for t in range(later):
+                # The actions up to `later` number the states of its layer: does bit t matter to what is right?
+                if self.words or (rewarded != np.flip(rewarded, axis=t)).any():
+                    matrix[t, self.horizon - later - 1] = 1.0
+        return read_only(matrix)
+
+    @cached_property
+    def _rewarded(self) -> NDArray[np.int64]:
+        """The action that pays +1, by decision state, under fixed signs."""
+        rewards = self.rewards_of(self.allocate(1), 0)
+        return (rewards[self.tables().after_one // 2, 0] > 0).astype(np.int64)
+
+    @cached_property
     def state_credit_matrix(self) -> NDArray[np.float64]:
         matrix = np.zeros((self.n_states + 1, self.n_states + 1))
         decisions = np.arange(self.n_decision_states)
@@ -275,10 +292,14 @@ class DAGEnv(_DAGFacts, CreditEnv):
 
     ## Credit structure
 
-    The action at time t < n influences the reward that arrives at 2n - t, and no other: `credit_matrix` is
-    half of an anti-diagonal, `state_credit_matrix` the same by states. `optimal_return` is n. `random_return`
-    is 0 and so is `myopic_return`, for the best agent that credits an action only with the reward of its own
-    transition: no choice is ever paid at once.
+    The action at time t < n is paid for at 2n - t: `credit_matrix` is half of an anti-diagonal, and
+    `state_credit_matrix` the same by states, the paper's handcrafted weights. An action also leads to other
+    states, where other later actions may be the right ones. So with all other actions held fixed it can change
+    the rewards from n + 1 to 2n - t, as `influence_matrix` says. The handcrafted weights leave this out, for
+    given the state that is entered, the reward is decided by one action alone.
+
+    `optimal_return` is n. `random_return` is 0 and so is `myopic_return`, for the best agent that credits an
+    action only with the reward of its own transition: no choice is ever paid at once.
 
     ## Version History
 
