@@ -91,7 +91,7 @@ def test_following_is_no_accident() -> None:
 def test_whole_episodes_of_one_length_train_as_n_steps_do() -> None:
     runs = []
     for kwargs in ({"n_steps": 4}, {"n_episodes": 1}, {"n_episodes": 1, "n_steps": 1}):
-        model = A2C("MlpPolicy", vec_env([(4,), (4,)], scale=0.1), seed=1, policy_kwargs=TINY, **kwargs)  # type: ignore[arg-type]
+        model = A2C("MlpPolicy", vec_env([(4,), (4,)], scale=0.1), seed=1, policy_kwargs=dict(TINY), **kwargs)  # type: ignore[arg-type]
         runs.append(list(model.learn(5 * 8).policy.parameters()))
     for other in runs[1:]:
         for one, two in zip(runs[0], other, strict=True):
@@ -104,7 +104,7 @@ def test_stock_buffers_still_plug_in() -> None:
     class Mine(sb3.common.buffers.RolloutBuffer):  # type: ignore[name-defined, misc]
         pass
 
-    model = A2C("MlpPolicy", timed(CartPoleEnv, 6), rollout_buffer_class=Mine, policy_kwargs=TINY).learn(30)
+    model = A2C("MlpPolicy", timed(CartPoleEnv, 6), rollout_buffer_class=Mine, policy_kwargs=dict(TINY)).learn(30)
     assert type(model.rollout_buffer) is Mine
     with pytest.raises(ValueError, match=r"rollout_buffer_class=Mine, which computes its own.*EpisodeBuffer"):
         A2C("MlpPolicy", timed(CartPoleEnv, 6), rollout_buffer_class=Mine, estimator_class=MonteCarlo)
@@ -168,7 +168,7 @@ def test_hpwr_credits_what_its_matrix_says() -> None:
     matrix = np.zeros((4, 4), dtype=np.float32)
     matrix[0, 3] = matrix[1, 1] = 1.0
     kwargs: dict[str, Any] = {"estimator_kwargs": {"weights_kwargs": {"matrix": matrix}}}
-    model = HPWR("MlpPolicy", vec_env([(4,), (4,)]), policy_kwargs=TINY, **kwargs).learn(8, callback=watch)
+    model = HPWR("MlpPolicy", vec_env([(4,), (4,)]), policy_kwargs=dict(TINY), **kwargs).learn(8, callback=watch)
     episodes, _ = watch.rollouts[0]
     rewards = episodes.rewards.numpy()
     wanted = np.stack([rewards[3], rewards[1], 0 * rewards[0], 0 * rewards[0]])
@@ -196,7 +196,7 @@ def test_the_outer_loop_runs_on_every_observation_space(cls: type, kind: str) ->
 @pytest.mark.parametrize("actions", ["box", "multi_discrete"])
 @pytest.mark.parametrize("cls", [MetaPWR, MetaPWTD])
 def test_the_outer_loop_runs_on_other_actions(cls: type, actions: str) -> None:
-    model = cls("MlpPolicy", vec_env([(2, 4), (3,)], actions=actions, scale=0.1), policy_kwargs=TINY, seed=0)
+    model = cls("MlpPolicy", vec_env([(2, 4), (3,)], actions=actions, scale=0.1), policy_kwargs=dict(TINY), seed=0)
     before = [p.detach().clone() for p in model.estimator.parameters()]
     model.learn(40)
     assert any(not torch.equal(a, b) for a, b in zip(before, model.estimator.parameters(), strict=True))
@@ -211,7 +211,7 @@ def test_ppo_with_an_outer_loop() -> None:
         "batch_size": 100,
         "meta_kwargs": {},
     }
-    model = PPO("MlpPolicy", vec_env([(2, 4), (3,)], scale=0.1), policy_kwargs=TINY, seed=0, n_steps=8, **kwargs)
+    model = PPO("MlpPolicy", vec_env([(2, 4), (3,)], scale=0.1), policy_kwargs=dict(TINY), seed=0, n_steps=8, **kwargs)
     before = [p.detach().clone() for p in model.estimator.parameters()]
     model.learn(60)
     assert any(not torch.equal(a, b) for a, b in zip(before, model.estimator.parameters(), strict=True))
@@ -239,7 +239,8 @@ def test_the_outer_loop_under_other_policy_settings(policy_kwargs: dict[str, Any
 @pytest.mark.parametrize("cls", [A2C, HPWR, MetaPWR, MetaPWTD])
 def test_one_seed_one_run(cls: type) -> None:
     runs = [
-        cls("MlpPolicy", vec_env([(2, 4), (3,)], scale=0.1), policy_kwargs=TINY, seed=5).learn(40) for _ in range(2)
+        cls("MlpPolicy", vec_env([(2, 4), (3,)], scale=0.1), policy_kwargs=dict(TINY), seed=5).learn(40)
+        for _ in range(2)
     ]
     for part in ("policy", "estimator"):
         one, other = (list(getattr(run, part).state_dict().values()) for run in runs)
@@ -247,7 +248,7 @@ def test_one_seed_one_run(cls: type) -> None:
 
 
 def test_evaluate_policy_and_a_second_learn() -> None:
-    model = MetaPWTD("MlpPolicy", vec_env([(4,), (4,)]), policy_kwargs=TINY, seed=0).learn(16)
+    model = MetaPWTD("MlpPolicy", vec_env([(4,), (4,)]), policy_kwargs=dict(TINY), seed=0).learn(16)
     mean, _ = evaluate_policy(model, vec_env([(4,)]), n_eval_episodes=2, warn=False)
     assert np.isfinite(mean)
     model.learn(16, reset_num_timesteps=False)
@@ -256,7 +257,7 @@ def test_evaluate_policy_and_a_second_learn() -> None:
 
 def test_gymnasium_vector_envs_are_welcome() -> None:
     env = gym.make_vec("tca_envs:tca/DAG4-v0", num_envs=3, autoreset_mode=AutoresetMode.SAME_STEP)
-    model = MetaPWR("MlpPolicy", env, policy_kwargs=TINY, seed=0).learn(24)
+    model = MetaPWR("MlpPolicy", env, policy_kwargs=dict(TINY), seed=0).learn(24)
     assert model.n_envs == 3
     assert model.mean_weights().shape == (4, 4)
 

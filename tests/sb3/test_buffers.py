@@ -180,7 +180,7 @@ def test_a_shorter_rollout_after_a_longer_one() -> None:
 
 
 def test_the_cap_says_what_to_do_and_leaves_the_policy_alone() -> None:
-    model = A2C("MlpPolicy", vec_env([(1000,)]), n_episodes=1, max_rollout_steps=30, policy_kwargs=TINY)
+    model = A2C("MlpPolicy", vec_env([(1000,)]), n_episodes=1, max_rollout_steps=30, policy_kwargs=dict(TINY))
     before = {name: value.clone() for name, value in model.policy.state_dict().items()}
     with pytest.raises(ValueError, match=r"30 steps.*0 of the n_episodes=1.*max_rollout_steps\.$"):
         model.learn(100)
@@ -188,7 +188,7 @@ def test_the_cap_says_what_to_do_and_leaves_the_policy_alone() -> None:
     for name, value in model.policy.state_dict().items():
         assert torch.equal(value, before[name])
     # Exactly at the cap is in time.
-    A2C("MlpPolicy", vec_env([(30,)]), n_episodes=1, max_rollout_steps=30, policy_kwargs=TINY).learn(30)
+    A2C("MlpPolicy", vec_env([(30,)]), n_episodes=1, max_rollout_steps=30, policy_kwargs=dict(TINY)).learn(30)
 
 
 @pytest.mark.parametrize(("scale", "tolerance"), [(1.0, 1e-5), (1000.0, 3e-3)])
@@ -309,7 +309,7 @@ class Returns(AdvantageEstimator):
 )
 def test_what_an_estimator_returns_is_checked_before_anything_is_written(change: dict[str, Any], words: str) -> None:
     broken = type("Broken", (Returns,), change)
-    model = A2C("MlpPolicy", vec_env([(4,), (4,)]), n_steps=4, estimator_class=broken, policy_kwargs=TINY)
+    model = A2C("MlpPolicy", vec_env([(4,), (4,)]), n_steps=4, estimator_class=broken, policy_kwargs=dict(TINY))
     before = {name: value.clone() for name, value in model.policy.state_dict().items()}
     with pytest.raises(ValueError, match=words) as caught:
         model.learn(8)
