@@ -153,7 +153,9 @@ def _check_order(facts: dict[str, Any]) -> None:
 def _play(env: gym.Env[Any, Any], seed: int, actions: list[Any], horizon: int | None) -> tuple[Episode, list[Any]]:
     """One episode with the given actions, and random ones once they are used up; what was done."""
     observation, _ = env.reset(seed=seed)
-    observations, rewards, done = [observation], [], []
+    observations: list[Any] = [observation]
+    rewards: list[float] = []
+    done: list[Any] = []
     terminated = truncated = False
     while not (terminated or truncated):
         t = len(done)
