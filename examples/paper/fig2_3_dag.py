@@ -20,9 +20,14 @@ import numpy as np
 import pandas as pd
 import torch
 from gymnasium import spaces
-from harness import Figure, Outcome, Results, Run, Task, main
+from harness import Figure, Outcome, Results, Run, Scalar, Task, main
+from matplotlib.axes import Axes
+from matplotlib.colors import ListedColormap
+from matplotlib.image import AxesImage
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 from numpy.typing import NDArray
-from plotting import drawing
+from plotting import COLOURS, drawing
 from tabular import Critic, Lifetimes, layers_of
 
 from tca_envs.envs.dag import DAGEnv
@@ -40,6 +45,9 @@ METHODS: tuple[Method, ...] = ("MC", "H-PWR", *LEARNED)
 CRITERIA: tuple[Criterion, ...] = ("first_hit", "stays")
 INNER_UPDATES = 16  # the paper's
 DISCOUNT = {"gamma": 1.0, "gae_lambda": 1.0}
+
+# Of classes of pairs; partner and zeros as in the heatmaps.
+CLASS_COLOURS = {"partner": "#FDE725", "inner": "#440154", "outer": "#31688E", "no_reward": "#C8C8C8"}
 
 # Seeds of different purposes never meet: reporting seeds count from 0.
 TUNING_SEEDS = 100_000
@@ -413,13 +421,182 @@ def reporting(settings: Settings, results: Results) -> list[Task]:
 
 
 def plot(settings: Settings, results: Results, summary: pd.DataFrame, folder: Path) -> None:
-    """The learned weights as a plain heatmap."""
-    with drawing(folder / "figure3_weights.png", 7.2, 3.0) as figure:
-        deep = settings.heatmap_depth
-        for axes, method in zip(figure.subplots(1, 2), LEARNED, strict=True):
-            name = reset_name(method, deep, "fixed", "learned", settings.batch_size, META_SEEDS)
-            axes.imshow(results.arrays[name]["weights"], vmin=0, vmax=1)
+    """All pictures."""
+    plot_speed(settings, results.runs, folder / "figure2_right.png")
+    plot_heatmaps(settings, results, folder / "figure3_weights.png")
+    plot_classes(settings, results.runs, folder / "figure3_classes.png")
+    plot_probe(settings, results, folder / "pwtd_probe.png")
+
+
+def rows_where(runs: pd.DataFrame, **columns: Scalar) -> pd.DataFrame:
+    """The runs that have these values in these columns."""
+    for name, value in columns.items():
+        runs = runs[runs[name] == value]
+    return runs
+
+
+def plot_speed(settings: Settings, runs: pd.DataFrame, path: Path) -> None:
+    """Figure 2, right: episodes to 95 %. A dot is a policy, a bar a median; failures lie at the top."""
+    wide = settings.batch_size
+    protocols = [
+        ("matched", wide, f"rate of meta-training\n{wide} episodes an update"),
+        ("tuned", wide, f"each method's best rate\n{wide} episodes an update"),
+        ("tuned", 1, "each method's best rate\n1 episode an update"),
+    ]
+    with drawing(path, 7.2, 5.4) as figure:
+        grid = figure.subplots(2, 3, sharex=True, sharey=True)
+        rng = np.random.default_rng(0)  # of the dots' sideways scatter
+        for row, criterion in zip(grid, CRITERIA, strict=True):
+            for axes, (experiment, batch_size, title) in zip(row, protocols, strict=True):
+                shown = rows_where(runs, experiment=experiment, batch_size=batch_size)
+                if experiment == "tuned":
+                    shown = rows_where(shown, tuned_for=criterion)
+                for place, depth in enumerate(settings.depths):
+                    for shift, method in zip((-0.3, -0.1, 0.1, 0.3), METHODS, strict=True):
+                        mine = rows_where(shown, depth=depth, method=method)
+                        scatter = place + shift + rng.uniform(-0.06, 0.06, len(mine))
+                        axes.scatter(scatter, mine[criterion], s=4, alpha=0.35, color=COLOURS[method], lw=0)
+                        median = mine[criterion].median()
+                        axes.plot(place + shift + np.array([-0.08, 0.08]), [median] * 2, color=COLOURS[method], lw=2.2)
+                        failed = int((mine[f"{criterion}_reached"] == 0).sum())
+                        if failed:
+                            at = (place + shift, settings.max_episodes[depth])
+                            label = f"{failed}/{len(mine)} fail"
+                            axes.annotate(
+                                label, at, (0, 5), textcoords="offset points", ha="center", fontsize=6,
+                                rotation=60, color=COLOURS[method],
+                            )  # fmt: skip
+                if axes in grid[0]:
+                    axes.set_title(title)
+        for axes, name in zip(grid[:, 0], ("first hit", f"stays for {settings.hold} updates"), strict=True):
+            axes.set_yscale("log")
+            axes.set_ylim(0.8, 8 * max(settings.max_episodes.values()))
+            axes.set_ylabel(f"episodes to 95 % of maximum\n({name})")
+        for axes in grid[1]:
+            axes.set_xticks(range(len(settings.depths)), [str(depth) for depth in settings.depths])
+            axes.set_xlabel("depth of the DAG")
+        names = {"MC": "regular return (MC)", "H-PWR": "handcrafted (H-PWR)"}
+        handles = [
+            Line2D([], [], color=COLOURS[method], marker="o", ms=3, lw=2, label=names.get(method, f"fixed {method}"))
+            for method in METHODS
+        ]
+        figure.legend(handles=handles, loc="outside upper center", ncols=4)
+
+
+def mean_table(
+    settings: Settings, results: Results, method: Method, signs: Signs, critic: Critic, batch_size: int
+) -> NDArray[np.float32]:
+    """Learned weights at the heatmaps' depth, averaged over meta-training seeds."""
+    seeds = range(META_SEEDS, META_SEEDS + settings.meta_seeds)
+    names = [reset_name(method, settings.heatmap_depth, signs, critic, batch_size, seed) for seed in seeds]
+    return np.mean([results.arrays[name]["weights"] for name in names], axis=0)
+
+
+def draw_table(axes: Axes, table: NDArray[Any], pairs: PairClasses, title: str) -> AxesImage:
+    """Rows are decision states, columns the states that follow; unreachable pairs stay white."""
+    decisions = int(pairs.reachable.any(axis=1).sum())
+    size = len(table)
+    shown = np.where(pairs.reachable, table, np.nan)[:decisions, 1:]
+    image = axes.imshow(shown, vmin=0, vmax=1, cmap="viridis", extent=(0.5, size - 0.5, decisions - 0.5, -0.5))
+    axes.set_title(title)
+    first_phase = decisions - 0.5  # columns to its left belong to states that decide
+    axes.axvline(first_phase, color="0.5", lw=0.6)
+    axes.set_yticks(range(0, decisions, 7))
+    axes.set_xticks([1, decisions, *range(decisions + 7, size - 1, 8), size - 1])
+    return image
+
+
+def plot_heatmaps(settings: Settings, results: Results, path: Path) -> None:
+    """Figure 3: handcrafted weights, and what the metagradient makes of 0.5 everywhere."""
+    env = DAGEnv(depth=settings.heatmap_depth)
+    pairs = PairClasses(env)
+    wide = settings.batch_size
+    with drawing(path, 7.2, 6.6) as figure:
+        grid = figure.subplots(4, 2)
+        image = draw_table(grid[0, 0], env.state_credit_matrix, pairs, "handcrafted (H-PWR)")
+        draw_classes(grid[0, 1], pairs)
+        variants: list[tuple[Signs, int]] = [("fixed", wide), ("fixed", 1), ("redrawn", 1)]
+        for row, (signs, batch_size) in zip(grid[1:], variants, strict=True):
+            for axes, method in zip(row, LEARNED, strict=True):
+                table = mean_table(settings, results, method, signs, "learned", batch_size)
+                draw_table(axes, table, pairs, f"{method}, {signs} signs, batch of {batch_size}")
+        for axes in grid[-1]:
+            axes.set_xlabel("state in which the reward arrives, $S_k$")
+        for axes in grid[:, 0]:
+            axes.set_ylabel("state to credit, $S_t$")
+        figure.colorbar(image, ax=grid, label="weight $w(S_t, S_k)$", shrink=0.5, aspect=30)
+
+
+def draw_classes(axes: Axes, pairs: PairClasses) -> None:
+    """A key to the heatmaps: which pair is what."""
+    kinds = np.zeros(pairs.reachable.shape)
+    for number, name in enumerate(CLASS_COLOURS, start=1):
+        kinds[getattr(pairs, name)] = number
+    colours = ListedColormap(["white", *CLASS_COLOURS.values()])
+    image = draw_table(axes, kinds, pairs, "")
+    image.set_cmap(colours)
+    image.set_clim(-0.5, len(CLASS_COLOURS) + 0.5)
+    handles = [Patch(color=colour, label=name.replace("_", " ")) for name, colour in CLASS_COLOURS.items()]
+    axes.legend(
+        handles=handles, loc="lower center", bbox_to_anchor=(0.5, 0.97), ncols=4, handlelength=1, columnspacing=1
+    )
+
+
+def plot_classes(settings: Settings, runs: pd.DataFrame, path: Path) -> None:
+    """Mean weight of each class of pairs, and AUC: one marker a meta-training."""
+    wide = settings.batch_size
+    measures = {
+        "weight_partner": "partner",
+        "weight_inner": "inner\nzeros",
+        "weight_outer": "outer\nzeros",
+        "weight_no_reward": "no\nreward",
+        "auc": "AUC",
+    }
+    variants = [
+        ("fixed", wide, "#0072B2", "o"),
+        ("fixed", 1, "#56B4E9", "o"),
+        ("redrawn", wide, "#D55E00", "s"),
+        ("redrawn", 1, "#E69F00", "s"),
+    ]
+    handles = []
+    with drawing(path, 7.2, 3.0) as figure:
+        grid = figure.subplots(1, 2, sharey=True)
+        for shift, (signs, batch_size, colour, marker) in zip((-0.24, -0.08, 0.08, 0.24), variants, strict=True):
+            style = {"color": colour, "marker": marker, "ls": "", "ms": 4.5, "mew": 0}
+            handles.append(Line2D([], [], **style, label=f"{signs} signs, batch of {batch_size}"))
+            for axes, method in zip(grid, LEARNED, strict=True):
+                shown = rows_where(
+                    runs, experiment="reset", method=method, depth=settings.heatmap_depth,
+                    signs=signs, critic="learned", batch_size=batch_size,
+                )  # fmt: skip
+                for place, name in enumerate(measures):
+                    axes.plot(np.full(len(shown), place + shift), shown[name], **style, alpha=0.8)
+        for axes, method in zip(grid, LEARNED, strict=True):
+            axes.plot([-0.5, 3.5], [0.5, 0.5], color="0.6", lw=0.8, ls="--", zorder=0)
+            axes.axvline(3.5, color="0.6", lw=0.8)
             axes.set_title(method)
+            axes.set_xticks(range(len(measures)), list(measures.values()))
+            axes.set_ylim(0, 1.02)
+        grid[0].set_ylabel("mean weight of the class; AUC")
+        figure.legend(handles=handles, loc="outside lower center", ncols=4)
+
+
+def plot_probe(settings: Settings, results: Results, path: Path) -> None:
+    """PWTD's weights under a value function that is never, soon, and always right."""
+    pairs = PairClasses(DAGEnv(depth=settings.heatmap_depth))
+    titles: dict[Critic, str] = {
+        "zero": "value 0 throughout: TD errors are rewards",
+        "learned": "value learned from 0, as in Figure 3",
+        "exact": "exact value of the present policy",
+    }
+    with drawing(path, 4.6, 5.4) as figure:
+        grid = figure.subplots(3, 1)
+        for axes, (critic, title) in zip(grid, titles.items(), strict=True):
+            table = mean_table(settings, results, "Meta-PWTD", "fixed", critic, settings.batch_size)
+            image = draw_table(axes, table, pairs, title)
+            axes.set_ylabel("state to credit, $S_t$")
+        grid[-1].set_xlabel("state in which the TD error arrives, $S_k$")
+        figure.colorbar(image, ax=grid, label="weight $w(S_t, S_k)$", shrink=0.5, aspect=30)
 
 
 FIGURE = Figure(
