@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import pairwise
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -327,57 +327,59 @@ class DAGVectorEnv(_DAGFacts, CreditVectorEnv):
         return np.stack([self.rules.rewards_of(self._state, lane) for lane in range(self.num_envs)])
 
 
+def _position(rules: DAGRules, node: int) -> tuple[float, float]:
+    """Where a state is drawn (y, x): layers from left to right, action 0 up and action 1 down."""
+    n = rules.n_decisions
+    if node < rules.n_decision_states:
+        layer = (node + 1).bit_length() - 1
+        place, size = node - (2**layer - 1), 2**layer
+    else:
+        first, layer = rules.n_decision_states, n
+        while layer < 2 * n and node >= first + 2 ** (2 * n - layer):
+            first, layer = first + 2 ** (2 * n - layer), layer + 1
+        size = 2 ** (2 * n - layer)
+        place = size - 1 - (node - first)  # these layers are numbered from the other end
+    return 44 + 212 * (place + 0.5) / size, 36 + 72 * layer
+
+
+@lru_cache(maxsize=8)
+def _wires(rules: DAGRules) -> draw.Frame:
+    """All states and transitions, as far as they can be told apart."""
+    picture = draw.canvas(300, 72 * (rules.horizon + 1))
+    if rules.horizon <= 16:
+        positions = [_position(rules, node) for node in range(rules.n_states + 1)]
+        for node, after in enumerate(rules.next_state.tolist()):
+            for target in set(after):
+                draw.line(picture, positions[node], positions[target], draw.PALE, 2)
+        for y, x in positions:
+            draw.disc(picture, y, x, 4 if rules.horizon <= 8 else 1.5, draw.GREY)
+    return read_only(picture)
+
+
 def _picture(rules: DAGRules, trace: Trace) -> draw.Frame:
-    """The tree from left to right, the path in blue, and the rewards as they are paid."""
-    width, height = 72 * (rules.horizon + 1), 300
-    picture = draw.canvas(height, width)
-    n, top, bottom = rules.n_decisions, 44, height - 44
-
-    def layer_of(node: int) -> tuple[int, float]:
-        """Layer of a state, and its height in the layer from 0 to 1."""
-        if node < rules.n_decision_states:
-            layer = (node + 1).bit_length() - 1
-            return layer, (node - 2**layer + 1.5) / 2**layer
-        first, m = rules.n_decision_states, 0
-        while m < n and node >= first + 2 ** (n - m):
-            first, m = first + 2 ** (n - m), m + 1
-        size = 2 ** (n - m)
-        return n + m, (size - 1 - (node - first) + 0.5) / size  # layers are numbered from the right
-
-    def position(node: int) -> tuple[float, float]:
-        layer, share = layer_of(node)
-        return top + (bottom - top) * share, 36 + 72 * layer
-
-    small = rules.horizon <= 12
-    if small:
-        for node in range(rules.n_states):
-            for after in set(rules.next_state[node].tolist()):
-                draw.line(picture, position(node), position(after), draw.PALE, 2)
-        for node in range(rules.n_states + 1):
-            draw.disc(picture, *position(node), 4, draw.GREY)
-    path = rules.walk(trace)
-    for before, after in pairwise(path):
-        draw.line(picture, position(before), position(after), draw.BLUE, 4)
-    for t, (before, after) in enumerate(pairwise(path)):
-        (y0, x0), (y1, x1) = position(before), position(after)
+    """The path in blue on the whole tree, and the rewards as they are paid."""
+    picture = _wires(rules).copy()
+    height, width = picture.shape[:2]
+    n, path = rules.n_decisions, rules.walk(trace)
+    positions = [_position(rules, node) for node in path]
+    for start, end in pairwise(positions):
+        draw.line(picture, start, end, draw.BLUE, 4)
+    for t, ((y0, x0), (y1, x1)) in enumerate(pairwise(positions)):
+        paid_at = 2 * n - 1 - t if t < n else t
+        colour = draw.BLUE
+        if paid_at < trace.t:
+            colour = draw.GREEN if trace.rewards[paid_at] > 0 else draw.RED
         if t < n:
-            settled = len(path) > 2 * n - t
-            colour = draw.GREY
-            if settled:
-                colour = draw.GREEN if trace.rewards[2 * n - 1 - t] > 0 else draw.RED
-            draw.disc(picture, y0, x0, 9, colour if settled else draw.BLUE)
+            draw.disc(picture, y0, x0, 9, colour)
             draw.write(picture, str(int(trace.actions[t])), y0 - 5, x0 - 3, draw.WHITE)
         else:
-            reward = trace.rewards[t]
-            colour = draw.GREEN if reward > 0 else draw.RED
-            draw.write(picture, f"{reward:+.0f}", (y0 + y1) / 2 - 22, (x0 + x1) / 2 - 8, colour, 3)
-    y, x = position(path[-1])
-    draw.disc(picture, y, x, 9, draw.GOLD)
-    draw.disc(picture, y, x, 5, draw.INK)
+            draw.write(picture, f"{trace.rewards[t]:+.0f}", (y0 + y1) / 2 - 22, (x0 + x1) / 2 - 8, colour, 3)
+    draw.disc(picture, *positions[-1], 9, draw.GOLD)
+    draw.disc(picture, *positions[-1], 5, draw.INK)
     draw.write(picture, "CHOOSE 0 (UP) OR 1 (DOWN)" if trace.t < n else "PAID: THE LAST CHOICE FIRST", 12, 12)
     clock = f"T={trace.t}/{rules.horizon}"
     draw.write(picture, clock, 12, width - 12 - draw.text_size(clock)[1])
+    draw.write(picture, f"STATE {path[-1]}" if trace.t < rules.horizon else "END", height - 22, 12)
     total = f"RETURN {sum(trace.rewards):+.0f}"
     draw.write(picture, total, height - 22, width - 12 - draw.text_size(total)[1])
-    draw.write(picture, f"STATE {path[-1]}" if trace.t < rules.horizon else "END", height - 22, 12)
     return picture

@@ -632,7 +632,7 @@ class KeyToDoorEnv(CreditEnv):
     rules: KeyToDoorRules
 
     def get_keys_to_action(self) -> dict[tuple[int, ...], int]:
-        """Arrow keys, for `gymnasium.utils.play`."""
+        """Arrow keys, for `gymnasium.utils.play.play(env, wait_on_player=True)`."""
         up, down, left, right = 1073741906, 1073741905, 1073741904, 1073741903  # pygame's K_UP etc.
         return {(up,): 0, (down,): 1, (left,): 2, (right,): 3}
 
@@ -750,7 +750,7 @@ def _picture(rules: KeyToDoorRules, state: Any, lane: int, trace: Trace) -> draw
     room = room.reshape(rules.rows * tile, rules.columns * tile, 3)
 
     width = max(room.shape[1], 280) + 24
-    picture = draw.canvas(room.shape[0] + 104, width)
+    picture = draw.canvas(room.shape[0] + 124, width)
     left = (width - room.shape[1]) // 2
     picture[56 : 56 + room.shape[0], left : left + room.shape[1]] = room
     title = ("FIND THE KEY", "COLLECT APPLES", "OPEN THE DOOR")[phase]
@@ -763,11 +763,11 @@ def _picture(rules: KeyToDoorRules, state: Any, lane: int, trace: Trace) -> draw
     slot = draw_sprites(24)[KEY] if state.has_key[lane] else draw.canvas(24, 24, draw.PALE)
     picture[bottom : bottom + 24, 12:36] = slot
     draw.write(picture, "KEY" if state.has_key[lane] else "NO KEY", bottom + 7, 44)
-    if trace.rewards:
-        reward = trace.rewards[-1]
-        colour = draw.GREEN if reward > 0 else draw.RED if reward < 0 else draw.GREY
-        text = f"REWARD {reward:+.1f}" if reward else "REWARD 0"
-        draw.write(picture, text, bottom + 7, 108, colour)
+    apples = f"APPLES LEFT {int(lying.sum())}/{rules.n_apples}"
+    draw.write(picture, apples, bottom + 7, width - 12 - draw.text_size(apples)[1])
+    reward = trace.rewards[-1] if trace.rewards else 0.0
+    colour = draw.GREEN if reward > 0 else draw.RED if reward < 0 else draw.GREY
+    draw.write(picture, f"REWARD {reward:+.1f}", bottom + 34, 12, colour)
     total = f"RETURN {sum(trace.rewards):+.1f}"
-    draw.write(picture, total, bottom + 7, width - 12 - draw.text_size(total)[1])
+    draw.write(picture, total, bottom + 34, width - 12 - draw.text_size(total)[1])
     return picture
