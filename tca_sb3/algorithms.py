@@ -22,7 +22,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from torch import nn
 
 from tca_sb3.buffers import DictEpisodeBuffer, EpisodeBuffer, RolloutLength, _EpisodeStorage
-from tca_sb3.callbacks import MetaGradientCallback, OuterLoop
+from tca_sb3.callbacks import MetaGradientCallback, has_outer_loop
 from tca_sb3.estimators import PWR, PWTD, AdvantageEstimator, Estimate, TDLambda, WeightedEstimator
 from tca_sb3.inner import InnerOptimizer
 from tca_sb3.meta import MetaLearner
@@ -190,7 +190,7 @@ class CreditMixin(_Host):
                 users = callback
             else:
                 users = [callback if isinstance(callback, BaseCallback) else ConvertCallback(callback)]
-            if not any(isinstance(one, OuterLoop) for one in users):
+            if not any(has_outer_loop(one) for one in users):
                 # First, so that the user's callbacks see advantages under the new η.
                 callback = [MetaGradientCallback(), *users]
         return super()._init_callback(callback, progress_bar)
@@ -231,6 +231,7 @@ class CreditMixin(_Host):
         """
         assert self.meta is not None
         episodes, values = self.rollout_buffer.episodes()
+        self.estimator.check(episodes)
         batch_size = getattr(self, "batch_size", episodes.n_steps)
         if batch_size < episodes.n_steps:
             raise ValueError(

@@ -250,21 +250,22 @@ class _EpisodeStorage(RolloutBuffer):
         """
         assert self._columns is not None
         env, start, length = self._columns
-        for name, source, target in (
-            ("advantages", estimate.advantages, self.advantages),
-            ("value targets", estimate.value_targets, self.returns),
-        ):
-            array = source.detach().cpu().numpy()
-            if array.shape != (int(length.max()), len(env)):
+        shape = int(length.max()), len(env)
+        times = np.arange(shape[0])[:, None]
+        real = times < length
+        rows, envs = (start + times)[real], np.broadcast_to(env, shape)[real]
+        parts = {"advantages": estimate.advantages, "value targets": estimate.value_targets}
+        arrays = [part.detach().cpu().numpy() for part in parts.values()]
+        for name, array in zip(parts, arrays, strict=True):
+            if array.shape != shape:
                 raise ValueError(
                     f"{type(self.estimator).__name__} returned {name} of shape {array.shape}; "
-                    f"it needs (T, B) = {(int(length.max()), len(env))}."
+                    f"it needs (T, B) = {shape}."
                 )
-            real = np.arange(len(array))[:, None] < length
-            rows = start + np.arange(len(array))[:, None]
-            target[rows[real], np.broadcast_to(env, real.shape)[real]] = array[real]
             if not np.isfinite(array[real]).all():
                 raise ValueError(f"{type(self.estimator).__name__} returned {name} that are NaN or infinite.")
+        for array, target in zip(arrays, (self.advantages, self.returns), strict=True):
+            target[rows, envs] = array[real]
 
     def get(self, batch_size: int | None = None) -> Any:
         if not self.generator_ready:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
-from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.callbacks import BaseCallback, CallbackList, EventCallback
 
 from tca_sb3.inner import InnerOptimizer
 from tca_sb3.meta import Lifetime
@@ -49,6 +49,15 @@ class OuterLoop(BaseCallback):
 
     def _on_step(self) -> bool:
         return True
+
+
+def has_outer_loop(callback: BaseCallback | None) -> bool:
+    """Whether a callback is an outer loop or holds one, however deep."""
+    if isinstance(callback, CallbackList):
+        return any(has_outer_loop(inside) for inside in callback.callbacks)
+    if isinstance(callback, EventCallback):
+        return has_outer_loop(callback.callback)
+    return isinstance(callback, OuterLoop)
 
 
 class MetaGradientCallback(OuterLoop):
@@ -101,6 +110,7 @@ class InnerLoopReset(OuterLoop):
         model = _credit_model(self)
         assert self._lifetime is not None
         episodes, values = model.rollout_buffer.episodes()
+        model.estimator.check(episodes)
         self._lifetime.add(episodes, values)
         if self._lifetime.n_rollouts > self.n_inner_updates:
             settings = InnerOptimizer.of(model.policy.optimizer, model.max_grad_norm)

@@ -119,7 +119,8 @@ class MetaLearner:
             )
         if not (0.0 <= gamma <= 1.0 and 0.0 <= gae_lambda <= 1.0):
             raise ValueError(
-                f"MetaLearner got gamma={gamma}, gae_lambda={gae_lambda} for the outer objective; both must lie in [0, 1]."
+                f"MetaLearner got gamma={gamma}, gae_lambda={gae_lambda} for the outer objective; "
+                "both must lie in [0, 1]."
             )
         if not (learning_rate > 0 and value_learning_rate > 0 and 0.0 <= outer_momentum < 1.0):
             raise ValueError(

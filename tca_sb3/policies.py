@@ -37,4 +37,4 @@ class TabularPolicy(ActorCriticPolicy):
             table = nn.Linear(self.features_dim, getattr(self, name).out_features, bias=False)
             nn.init.zeros_(table.weight)
             setattr(self, name, table)
-        self.optimizer = self.optimizer_class(self.parameters(), lr=lr_schedule(1), **self.optimizer_kwargs)
+        self.optimizer = self.optimizer_class(self.parameters(), lr=lr_schedule(1), **self.optimizer_kwargs)  # type: ignore[call-arg]

@@ -57,6 +57,12 @@ class AdvantageEstimator(nn.Module, ABC):
         self.gamma = gamma
         self.gae_lambda = gae_lambda
 
+    def check(self, episodes: Episodes) -> None:
+        """Refuse episodes that the estimator cannot use; called by :meth:`forward`, and before an outer step.
+
+        :raises ValueError: if the estimator needs whole episodes and gets less.
+        """
+
     @abstractmethod
     def forward(self, episodes: Episodes, values: Tensor) -> Estimate:
         """Estimate advantages.

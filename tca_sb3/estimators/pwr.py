@@ -21,8 +21,11 @@ class PWR(WeightedEstimator):
 
     regular_critic: ClassVar[bool] = False
 
-    def forward(self, episodes: Episodes, values: Tensor) -> Estimate:
+    def check(self, episodes: Episodes) -> None:
         episodes.require_whole(type(self).__name__)
+
+    def forward(self, episodes: Episodes, values: Tensor) -> Estimate:
+        self.check(episodes)
         weights = self.pair_weights(episodes)
         returns = pwr_returns(weights, episodes.rewards)
         return Estimate(pwr_advantages(returns, values), returns, weights)
