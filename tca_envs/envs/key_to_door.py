@@ -431,30 +431,35 @@ class KeyToDoorRules(Rules):
                         queue.append(after)
         return read_only(distances)
 
-    @cached_property
-    def _fewest(self) -> tuple[int, int, int]:
-        """Fewest moves from the start to a key cell, to an apple cell and to the door."""
-        from_start = self.distances[self.starts]
-        to_apple = from_start[APPLE_PHASE, self.apple_places]
-        return (
-            int(from_start[KEY_PHASE, self.key_places].min()),
-            int(to_apple.min()) if self.n_apples else UNREACHABLE,
-            int(from_start[DOOR_PHASE, self.door]),
-        )
+    def _first_visits(self, has_key: int, phase: int, target: int) -> NDArray[np.bool_]:
+        """After which numbers of steps 1..length of a phase a walk can come to a place for the first time."""
+        possible = np.zeros(self.phases.lengths[phase], bool)
+        reached = np.arange(3 * self.cells) == self.starts[phase]
+        for step in range(len(possible)):
+            moved = np.zeros_like(reached)
+            moved[self.moves[has_key, reached]] = True
+            possible[step], reached = moved[target], moved
+            reached[target] = False
+        return possible
 
     @cached_property
     def credit_matrix(self) -> NDArray[np.float64]:
         matrix = np.zeros((self.horizon, self.horizon))
         _, apples, doors, _ = self.phases.starts
-        to_key, to_apple, to_door = self._fewest
-        action_time, arrival = np.arange(self.horizon)[:, None], np.arange(1, self.horizon + 1)
         # Phases begin at fixed places, so apples depend on their own phase's actions alone, and the door on its
-        # own phase's and on the key. No reward arrives before its source can have been reached.
-        apple = (action_time >= apples) & (action_time < arrival) & (arrival <= doors)
-        matrix[apple & (arrival >= apples + to_apple)] = 1.0
-        if self.door_reward and to_key <= apples:
-            door = (action_time < apples) | ((action_time >= doors) & (action_time < arrival))
-            matrix[door & (arrival >= doors + to_door)] = 1.0
+        # own phase's and on the key. What cannot pay at a time (too far, or out of step) is 0 whatever one does.
+        pays = np.zeros(doors - apples, bool)
+        if self.n_apples and (self.apple_mean or self.apple_variance):
+            for place in self.apple_places.tolist():
+                pays |= self._first_visits(0, APPLE_PHASE, place)
+            if self.respawn:  # what can be had once at a time can be waited for, or walked away from
+                pays = np.maximum.accumulate(pays)
+        matrix[apples:doors, apples:doors] = np.triu(np.ones((len(pays), 1)) * pays)
+        if self.door_reward:
+            pays = self._first_visits(1, DOOR_PHASE, self.door)
+            matrix[doors:, doors:] = np.triu(np.ones((len(pays), 1)) * pays)
+            if any(self._first_visits(0, KEY_PHASE, place).any() for place in self.key_places.tolist()):
+                matrix[:apples, doors:] = pays
         return read_only(matrix)
 
     def _visits(self, has_key: int, phase: int, target: int, rest: int = 0) -> float:
@@ -532,7 +537,7 @@ class KeyToDoorRules(Rules):
     @cached_property
     def _best_door(self) -> float:
         """What the door pays at best to an agent that has the key."""
-        in_time = self._fewest[2] <= self.phases.lengths[DOOR_PHASE]
+        in_time = self.distances[self.starts[DOOR_PHASE], self.door] <= self.phases.lengths[DOOR_PHASE]
         return max(self.door_reward, 0.0) if in_time else 0.0
 
     @cached_property
