@@ -84,18 +84,16 @@ class CreditMixin(_Host):
         self.meta_kwargs = meta_kwargs
         self.discarded_steps = 0
         self.meta: MetaLearner | None = None
-        self._saved_by = type(self).__name__
+        # load() builds the model without setting it up and then takes over the file's attributes: what stays None comes
+        # from a file of Stable-Baselines3 itself.
+        self._saved_by = type(self).__name__ if _init_setup_model else None
         self._collecting: BaseCallback | None = None
         super().__init__(policy, env, *args, **kwargs, _init_setup_model=_init_setup_model)  # type: ignore[misc]
 
     # -- construction, saving, loading ---------------------------------------------------------------------------
 
     def _setup_model(self) -> None:
-        if self._saved_by != type(self).__name__:
-            raise ValueError(
-                f"This file was saved by {self._saved_by} and cannot be loaded as {type(self).__name__}; "
-                f"write {self._saved_by}.load(...)."
-            )
+        self._check_saved_class()
         own_buffer = DictEpisodeBuffer if isinstance(self.observation_space, spaces.Dict) else EpisodeBuffer
         if self.rollout_buffer_class is None:
             self.rollout_buffer_class = own_buffer
@@ -112,6 +110,19 @@ class CreditMixin(_Host):
             self.rollout_buffer.n_episodes = self.n_episodes
         if self.meta_kwargs is not None:
             self.attach_meta(self.meta_kwargs)
+
+    def _check_saved_class(self) -> None:
+        ours, theirs = type(self).__name__, self._saved_by
+        if theirs is None:
+            # Only a file of SB3's PPO brings a clip_range that is a schedule already.
+            theirs = "PPO" if callable(vars(self).get("clip_range")) else "A2C"
+            host = "PPO" if isinstance(self, sb3.PPO) else "A2C"
+            if theirs == host and self.estimator_class is TDLambda and self.meta_kwargs is None:
+                self._saved_by = ours
+                return
+        elif theirs == ours:
+            return
+        raise ValueError(f"This file was saved by {theirs} and cannot be loaded as {ours}; write {theirs}.load(...).")
 
     def _make_encoder(self) -> nn.Module:
         return ObservationEncoder(self.policy)
@@ -170,7 +181,9 @@ class CreditMixin(_Host):
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         state_dicts, variables = super()._get_torch_save_params()
-        return [*state_dicts, "estimator", *(["meta"] if self.meta is not None else [])], variables
+        # Without η and without an outer loop the file is the same as Stable-Baselines3's own.
+        ours = (["estimator"] if self.estimator.state_dict() else []) + (["meta"] if self.meta is not None else [])
+        return state_dicts + ours, variables
 
     @staticmethod
     def _wrap_env(env: Any, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
