@@ -29,6 +29,7 @@ from matplotlib.patches import Patch
 from numpy.typing import NDArray
 from plotting import COLOURS, drawing
 from tabular import Critic, Lifetimes, layers_of
+from torch import Tensor
 
 from tca_envs.envs.dag import DAGEnv
 from tca_sb3.estimators import PWR, PWTD, AdvantageEstimator, MonteCarlo, WeightedEstimator
@@ -247,6 +248,36 @@ def weight_statistics(table: NDArray[np.float32], pairs: PairClasses, memorable:
 # -- Figure 2: using weights ----------------------------------------------------------------------------------------
 
 
+class Milestones:
+    """When each lifetime first was at 95 %, and when it came to stay there; both as a number of updates, from 1.
+
+    :param n: lifetimes.
+    :param n_updates: after so many updates a milestone not reached is booked as this number.
+    :param hold: what comes to stay is followed by ``hold − 1`` more updates at 95 %.
+    """
+
+    def __init__(self, n: int, n_updates: int, hold: int) -> None:
+        self.first_hit = torch.full((n,), n_updates)
+        self.stays = torch.full((n,), n_updates)
+        self._n_updates, self._hold = n_updates, hold
+        self._update = 0
+        self._in_a_row = torch.zeros(n, dtype=torch.int64)
+
+    def add(self, above: Tensor) -> None:
+        """Take in whether each lifetime is at 95 % after one more update; shape ``(n,)``, bool."""
+        self._update += 1
+        self._in_a_row = torch.where(above, self._in_a_row + 1, 0)
+        self.first_hit = torch.where(above, self.first_hit.clamp(max=self._update), self.first_hit)
+        arrived = self._update - self._hold + 1
+        self.stays = torch.where(self._in_a_row >= self._hold, self.stays.clamp(max=arrived), self.stays)
+
+    @property
+    def finished(self) -> bool:
+        """Nothing can change any more."""
+        # A lifetime that arrives last has `hold` updates more to show that it stays.
+        return bool((self.stays < self._n_updates).all()) or self._update >= self._n_updates + self._hold - 1
+
+
 def train_policies(
     method: Method,
     depth: int,
@@ -269,25 +300,17 @@ def train_policies(
     agents = Lifetimes([seed for seed, _ in everyone], batch_size, depth, fixed_estimator(method, depth, table))
     # SGD's step is the rate times the gradient, for each lifetime its own.
     inner = InnerOptimizer("sgd", lr=torch.tensor([[lr] for _, lr in everyone]))  # type: ignore[arg-type]
-    threshold = 0.95 * agents.n_decisions
     n_updates = max_episodes // batch_size
-    first_hit = torch.full((len(everyone),), n_updates)
-    stays = first_hit.clone()
-    in_a_row = torch.zeros_like(first_hit)
+    milestones = Milestones(len(everyone), n_updates, hold)
     theta = agents.initial()
-    # `hold` more, so that a policy that arrives last has time to stay.
-    for update in range(1, n_updates + hold):
+    while not milestones.finished:
         (gradient,) = torch.autograd.grad(agents.inner_loss(theta), theta)
         decrement, _ = inner.update(gradient, {})
         theta = (theta - decrement).detach().requires_grad_()
-        above = agents.model.returns(agents.policy(theta)) >= threshold
-        in_a_row = torch.where(above, in_a_row + 1, 0)
-        first_hit = torch.where(above & (update < first_hit), update, first_hit)
-        stays = torch.where((in_a_row >= hold) & (update - hold + 1 < stays), update - hold + 1, stays)
-        if (stays < n_updates).all():
-            break
+        milestones.add(agents.model.returns(agents.policy(theta)) >= 0.95 * agents.n_decisions)
     runs = []
-    for (seed, lr), hit, stay in zip(everyone, first_hit.tolist(), stays.tolist(), strict=True):
+    first_hits, stays = milestones.first_hit.tolist(), milestones.stays.tolist()
+    for (seed, lr), hit, stay in zip(everyone, first_hits, stays, strict=True):
         setting = {"experiment": experiment, "depth": depth, "batch_size": batch_size, "lr": lr, **extra}
         metrics = {
             "first_hit": hit * batch_size,
@@ -608,9 +631,11 @@ FIGURE = Figure(
             tuning_seeds=2,
             depths=(4, 8),
             heatmap_depth=8,
-            outer_steps=10,
+            outer_steps=5,
             lifetimes=8,
-            max_episodes={4: 400, 8: 400},
+            max_episodes={4: 160, 8: 160},
+            rates=(0.4, 3.2),
+            hold=5,
         ),
         "cpu": Settings(
             seeds=100,

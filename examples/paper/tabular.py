@@ -110,7 +110,7 @@ class Lifetimes:
         horizon, columns = self.env.horizon, self.env.num_envs
         observations = np.empty((horizon + 1, columns), np.int64)
         actions = np.zeros((horizon, columns), np.int64)
-        rewards = np.empty((horizon, columns), np.float32)
+        rewards = np.empty((horizon, columns))
         drawn = [coins.random((self.n_decisions, self.batch_size), np.float32) for coins in self._coins]
         coins = np.concatenate(drawn, axis=1)
         observations[0], _ = self.env.reset()
@@ -119,9 +119,8 @@ class Lifetimes:
                 actions[t] = coins[t] < takes_one[self._column_start + observations[t]]
             observations[t + 1], rewards[t], *_ = self.env.step(actions[t])
         self.frames += actions.size
-        return Episodes(
-            torch.from_numpy(observations), torch.from_numpy(actions), torch.from_numpy(rewards), **self._flags
-        )
+        received = torch.from_numpy(rewards).to(theta.dtype)
+        return Episodes(torch.from_numpy(observations), torch.from_numpy(actions), received, **self._flags)
 
     def loss(self, theta: Tensor, episodes: Episodes, advantages: Tensor) -> Tensor:
         """Eq. 12 or 16, summed over an episode's steps and over lifetimes, averaged over a lifetime's episodes."""
@@ -188,7 +187,7 @@ class TreeModel:
         # One environment's rewards are everyone's: the layout is fixed.
         rewards = rules.rewards_of(rules.allocate(1), 0)
         self.next_state = torch.from_numpy(env.next_state.copy())
-        self.rewards = torch.from_numpy(rewards).float()
+        self.rewards = torch.from_numpy(rewards).to(torch.get_default_dtype())
         self.layers = [torch.from_numpy(layer) for layer in layers_of(env.next_state)]
         self.n_decisions = rules.n_decisions
         after = torch.zeros(len(self.next_state) + 1)
