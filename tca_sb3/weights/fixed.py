@@ -22,7 +22,7 @@ class Fixed(PairwiseWeights):
         longest episode. With ``index="state"``, ``matrix[S_t, S_k]`` for a ``Discrete(n)`` observation space,
         shape ``(n, n)``.
     :param index: ``"time"`` or ``"state"``.
-    :raises TypeError: if states are not numbers to index by.
+    :raises TypeError: if the matrix does not hold numbers, or states are not numbers to index by.
     :raises ValueError: if the matrix is not square, of the wrong size, or has entries outside [0, 1].
     """
 
@@ -37,7 +37,10 @@ class Fixed(PairwiseWeights):
         index: Literal["time", "state"] = "time",
     ) -> None:
         super().__init__(observation_space)
-        table = torch.tensor(np.asarray(matrix), dtype=torch.float32)
+        array = np.asarray(matrix)
+        if array.dtype.kind not in "biuf":
+            raise TypeError(f"Fixed got a matrix of dtype {array.dtype}; it needs numbers in [0, 1].")
+        table = torch.tensor(array, dtype=torch.float32)
         if table.ndim != 2 or table.shape[0] != table.shape[1]:
             raise ValueError(f"Fixed got a matrix of shape {tuple(table.shape)}; it needs a square one.")
         if not ((table >= 0) & (table <= 1)).all():
