@@ -23,11 +23,11 @@ PACKAGES = ("tca_envs", "tca_sb3")
 CORE = ("episodes", "returns", "objectives", "inner", "directional", "meta", "weights", "estimators")
 
 
-def sources(package: str) -> dict[str, Path]:
+def sources(package: str, root: Path = ROOT) -> dict[str, Path]:
     """Every module of a package by its dotted name."""
     found = {}
-    for path in sorted((ROOT / package).rglob("*.py")):
-        parts = path.relative_to(ROOT).with_suffix("").parts
+    for path in sorted((root / package).rglob("*.py")):
+        parts = path.relative_to(root).with_suffix("").parts
         if "build" in parts or any(part.endswith(".egg-info") for part in parts):
             continue
         found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
@@ -289,7 +289,8 @@ def test_each_wheel_imports_alone(package: str, stranger: str, tmp_path: Path) -
         names = set(archive.namelist())
     assert {name.split("/")[0] for name in names if "dist-info" not in name} == {package}
     assert f"{package}/py.typed" in names
-    modules = [name for name in sources(package) if not name.endswith("__main__")]
+    modules = [name for name in sources(package, copy) if not name.endswith("__main__")]
+    assert modules
     assert {f"{name.replace('.', '/')}" for name in modules} <= {
         name.removesuffix("/__init__.py").removesuffix(".py") for name in names
     }
