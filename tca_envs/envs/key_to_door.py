@@ -462,41 +462,44 @@ class KeyToDoorRules(Rules):
                 matrix[:apples, doors:] = pays
         return read_only(matrix)
 
-    def _visits(self, has_key: int, phase: int, target: int, rest: int = 0) -> float:
-        """Expected takings of what lies at `target` in a phase of uniformly random moves.
+    def _visits(self, has_key: int, phase: int, targets: Sequence[int], rest: int = 0) -> NDArray[np.float64]:
+        """Expected takings of a thing at each target in a phase of uniformly random moves.
 
-        A thing that was taken is back after `rest` steps, or never if 0. The state of the chain is (rest of
-        the waiting time, place); index 0 of the first is "it lies there", and with `rest` = 0 index 1 is for good.
+        A thing that was taken is back after `rest` steps, or never if 0. For each target there is a Markov
+        chain over (waiting time, place): waiting time 0 means that the thing lies there, and with `rest` = 0
+        waiting time 1 that it is gone for good.
         """
-        waits = max(rest, 1) + 1
-        chance = np.zeros((waits, 3 * self.cells))
-        chance[0, self.starts[phase]] = 1.0
-        expected = 0.0
+        places = 3 * self.cells
+        walk = np.zeros((places, places))
+        for action in range(len(MOVES)):
+            walk[np.arange(places), self.moves[has_key, :, action]] += 1 / len(MOVES)
+        each = np.arange(len(targets))
+        chance = np.zeros((len(targets), max(rest, 1) + 1, places))
+        chance[:, 0, self.starts[phase]] = 1.0
+        expected = np.zeros(len(targets))
         for _ in range(self.phases.lengths[phase]):
             if rest:
-                chance[0] += chance[1]
-                chance[1:-1], chance[-1] = chance[2:].copy(), 0.0
-            moved = np.zeros_like(chance)
-            for action in range(len(MOVES)):
-                np.add.at(moved.T, self.moves[has_key, :, action], chance.T / len(MOVES))
-            taken = moved[0, target]
+                chance[:, 0] += chance[:, 1]
+                chance[:, 1:-1], chance[:, -1] = chance[:, 2:].copy(), 0.0
+            chance = chance @ walk
+            taken = chance[each, 0, targets]
             expected += taken
-            moved[-1, target] += taken
-            moved[0, target] = 0.0
-            chance = moved
-        return float(expected)
+            chance[each, -1, targets] += taken
+            chance[each, 0, targets] = 0.0
+        return expected
 
     @cached_property
     def random_key_probability(self) -> float:
         """Probability that uniformly random moves pick up the key."""
-        return float(np.mean([self._visits(0, KEY_PHASE, place) for place in self.key_places.tolist()]))
+        return float(self._visits(0, KEY_PHASE, self.key_places.tolist()).mean())
 
     @cached_property
     def random_return(self) -> float:
-        takings = sum(self._visits(0, APPLE_PHASE, place, self.respawn) for place in self.apple_places.tolist())
+        takings = self._visits(0, APPLE_PHASE, self.apple_places.tolist(), self.respawn).sum()
         chance = self.n_apples / max(1, len(self.apple_places))
-        door = self._visits(1, DOOR_PHASE, self.door)
-        return chance * takings * self.apple_mean + self.random_key_probability * door * self.door_reward
+        door = self._visits(1, DOOR_PHASE, [self.door])[0]
+        apples = chance * takings * self.apple_mean
+        return float(apples + self.random_key_probability * door * self.door_reward)
 
     @cached_property
     def _all_apples(self) -> float | None:

@@ -1,0 +1,70 @@
+"""The compiled kernels give what the plain ones give, bit for bit."""
+
+from __future__ import annotations
+
+import pickle
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from test_conformance import HORIZONS, NATIVE, SHORTEST, TOLERANCE, assert_equal, final_of, without_masked
+
+from tca_envs import backends
+
+CASES = [
+    *((env_id, {}) for env_id in NATIVE if env_id in SHORTEST),
+    ("tca/DAG4-v0", {"redraw_signs": "lifetime"}),
+    pytest.param(
+        "tca/KeyToDoorMini-v0",
+        {"respawn": 3, "view": "crop", "crop_size": 3, "tile_size": 2},
+        marks=pytest.mark.slow,  # compiles for five seconds
+    ),
+]
+
+
+@pytest.mark.parametrize(("env_id", "arguments"), CASES)
+def test_numba_equals_numpy(env_id, arguments):
+    pytest.importorskip("numba")
+    tolerance = TOLERANCE[env_id]
+    plain, fast = (gym.make_vec(env_id, num_envs=5, backend=name, **arguments) for name in ("numpy", "numba"))
+    plain.action_space.seed(0)
+
+    def compare(steps):
+        for _ in range(steps):
+            actions = plain.action_space.sample()
+            one, two = plain.step(actions), fast.step(actions)
+            for mine, its in zip(one[:4], two[:4], strict=True):
+                assert_equal(mine, its, tolerance)
+            (infos, finals), (fast_infos, fast_finals) = final_of(one[4]), final_of(two[4])
+            assert_equal(without_masked(infos), without_masked(fast_infos), tolerance)
+            assert_equal(finals, fast_finals, tolerance)
+
+    assert_equal(plain.reset(seed=5)[0], fast.reset(seed=5)[0], tolerance)
+    compare(2 * HORIZONS[env_id] + 3)
+    options = {"reset_mask": np.array([False, True, True, False, False])}
+    assert_equal(plain.reset(options=options)[0], fast.reset(options=options)[0], tolerance)
+    compare(HORIZONS[env_id])
+    fast = pickle.loads(pickle.dumps(fast))
+    compare(3)
+
+
+def test_any_integers_will_do_for_compiled_loops():
+    """Compiled loops trust their input, so whatever layout the caller's array has must be put right."""
+    pytest.importorskip("numba")
+    plain, fast = (gym.make_vec("tca/DAG8-v0", num_envs=4, backend=name) for name in ("numpy", "numba"))
+    plain.reset()
+    fast.reset()
+    wide = np.array([[0, 1, 9, 9], [1, 1, 9, 9], [1, 0, 9, 9], [0, 0, 9, 9]])
+    locked = wide[:, 1].copy()
+    locked.setflags(write=False)
+    for actions in (wide[:, 0], wide[:, 0].astype(">i8"), wide[:, 1].astype(np.uint8), locked, [1, 0, 1, 0]):
+        for mine, its in zip(plain.step(actions)[:2], fast.step(actions)[:2], strict=True):
+            assert_equal(mine, its)
+
+
+def test_unknown_backend_and_missing_numba(monkeypatch):
+    with pytest.raises(ValueError, match="'numpy', 'numba'"):
+        gym.make_vec("tca/DAG8-v0", num_envs=2, backend="jax")
+    monkeypatch.setattr(backends, "find_spec", lambda name: None)
+    with pytest.raises(ImportError, match=r"tca-envs\[fast\]"):
+        gym.make_vec("tca/DAG8-v0", num_envs=2, backend="numba")
