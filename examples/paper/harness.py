@@ -317,15 +317,21 @@ def perform(task: Task) -> tuple[Outcome, float]:
     return outcome, time.perf_counter() - start
 
 
-def _leave_interrupts_to_parent() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+@contextmanager
+def ignoring_interrupts() -> Iterator[None]:
+    """Processes started inside the block never see Ctrl-C: the parent does, and ends them."""
+    previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, previous)
 
 
 @contextmanager
 def worker_processes(jobs: int) -> Iterator[ProcessPoolExecutor]:
     """A pool that leaves no process behind, however the block ends."""
     # Spawned, not forked: torch's threads do not survive a fork.
-    pool = ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), initializer=_leave_interrupts_to_parent)
+    pool = ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"))
     before = set(multiprocessing.active_children())
     try:
         yield pool
@@ -350,7 +356,8 @@ def run_tasks(tasks: Sequence[Task], store: Store, jobs: int, label: str) -> Non
                 bar.update()
         elif todo:
             with worker_processes(min(jobs, len(todo))) as pool:
-                futures = {pool.submit(perform, task): task for task in todo}
+                with ignoring_interrupts():
+                    futures = {pool.submit(perform, task): task for task in todo}
                 for future in as_completed(futures):
                     store.keep(futures[future].name, *future.result())
                     bar.update()
