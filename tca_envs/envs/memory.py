@@ -62,12 +62,12 @@ class Tables(NamedTuple):
 
 
 class State(NamedTuple):
-    """The target, the observation, and all noise of the episode; noise is by row, one column a lane."""
+    """The target, the observation, and all noise of the episode, one row a lane."""
 
     target: NDArray[np.float64]  # o_m
     obs: NDArray[np.float32]  # (lanes, components)
-    eps: NDArray[np.float64]  # (t1, lanes), times sigma
-    chatter: NDArray[np.float64]  # observations of the recall phase, (times * content, lanes)
+    eps: NDArray[np.float64]  # (lanes, t1), times sigma
+    chatter: NDArray[np.float64]  # observations of the recall phase, (lanes, times * content)
 
 
 class PendulumState(NamedTuple):
@@ -95,18 +95,18 @@ def deal_task(tables: Any, state: Any, i: Any, words: Any, used: int) -> None:
     """Kernel: the target from word 0, the remember noise from the next t1, the rest after `used` words."""
     state.target[i] = tables.quantiles[noise_slot(words[0])]
     for k in range(tables.t1):
-        state.eps[k, i] = tables.sigma * tables.quantiles[noise_slot(words[1 + k])]
+        state.eps[i, k] = tables.sigma * tables.quantiles[noise_slot(words[1 + k])]
     first = 1 + tables.t1 + used
     for j in range((tables.length - tables.recall + 1) * tables.content):
         # A word has bits for three draws.
-        state.chatter[j, i] = tables.quantiles[noise_slot(words[first + j // 3] >> 16 * (j % 3))]
+        state.chatter[i, j] = tables.quantiles[noise_slot(words[first + j // 3] >> 16 * (j % 3))]
 
 
 def begin_task(tables: Any, state: Any, i: Any) -> None:
     """Kernel: the first observation. No action precedes it, so a_{-1} = 0 stands in for one."""
     for j in range(tables.content):
         state.obs[i, j] = 0.0
-    state.obs[i, 0] = state.target[i] + tables.a_m * state.eps[0, i]
+    state.obs[i, 0] = state.target[i] + tables.a_m * state.eps[i, 0]
     if tables.shown == SHOWS_TIME:
         state.obs[i, tables.content] = 0.0
     elif tables.shown == SHOWS_PHASE:
@@ -119,10 +119,10 @@ def step_task(tables: Any, state: Any, i: Any, t: int, action: Any) -> Any:
     """Kernel: all of a transition but the distractor; returns the reward of the recall phase."""
     k = t + 1
     if k < tables.t1:
-        state.obs[i, 0] = state.target[i] + (tables.a_m - action) * state.eps[k, i]
+        state.obs[i, 0] = state.target[i] + (tables.a_m - action) * state.eps[i, k]
     elif k >= tables.recall:
         for j in range(tables.content):
-            state.obs[i, j] = state.chatter[(k - tables.recall) * tables.content + j, i]
+            state.obs[i, j] = state.chatter[i, (k - tables.recall) * tables.content + j]
     if tables.shown == SHOWS_TIME:
         state.obs[i, tables.content] = k / tables.length
     elif tables.shown == SHOWS_PHASE:
@@ -251,8 +251,8 @@ class MemoryRules(Rules):
         return State(
             target=np.zeros(lanes),
             obs=np.zeros((lanes, *self.observation_space.shape), np.float32),
-            eps=np.zeros((self.t1, lanes)),
-            chatter=np.zeros((self.recall_times * self.content, lanes)),
+            eps=np.zeros((lanes, self.t1)),
+            chatter=np.zeros((lanes, self.recall_times * self.content)),
         )
 
     def observe(self, state: Any, i: Lanes) -> NDArray[np.float32]:

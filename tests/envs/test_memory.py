@@ -461,6 +461,36 @@ def test_bounds_of_observations_hold_at_the_extremes() -> None:
         obs, *_ = env.step(np.array([2.0], np.float32))
         assert obs in env.observation_space
         assert abs(obs[0]) > 0.999 * env.observation_space.high[0]
+    env = make("tca/PendulumPMT-v0")
+    for sign in (1.0, -1.0):
+        run(env, [0.0] * 15, seed=0)
+        env._state.chatter[:] = sign * largest
+        env._t = 13
+        obs, *_ = env.step(np.zeros(1, np.float32))
+        assert obs in env.observation_space
+        np.testing.assert_allclose(obs[:3], sign * env.observation_space.high[:3], rtol=1e-5)
+
+
+@pytest.mark.parametrize("id_", [*NATIVE_IDS, "tca/AMT-v0"])
+def test_every_random_draw_has_bits_of_its_own(id_: str) -> None:
+    """Three 16-bit fields of a word for recall noise, and no word for two purposes."""
+    env = make(id_)
+    rules, quantiles, asked = env.rules, env._tables.quantiles, []
+
+    class Words:
+        def __getitem__(self, d: int) -> int:
+            asked.append(d)
+            return (3 * d + 1) | (3 * d + 2) << 16 | (3 * d + 3) << 32
+
+    env.reset(seed=0)
+    rules.deal(env._tables, env._state, 0, Words())
+    assert env._state.target[0] == quantiles[1]
+    np.testing.assert_array_equal(env._state.eps[0], rules.sigma * np.array([quantiles[k] for k in (4, 7, 10)]))
+    first = 1 + 3 + rules.used_words
+    expected = [quantiles[3 * (first + j // 3) + 1 + j % 3] for j in range(env._state.chatter.shape[1])]
+    np.testing.assert_array_equal(env._state.chatter[0], expected)
+    assert sorted(set(asked)) == list(range(rules.words))
+    assert all(asked.count(d) == 1 for d in range(first))
 
 
 def test_frames_show_what_happens() -> None:
@@ -527,6 +557,7 @@ def test_bad_actions_change_nothing(id_: str) -> None:
     for action, error in (
         (np.array([np.nan], np.float32), ValueError),
         (np.array([3.01], np.float32), ValueError),
+        (np.array([-3.01], np.float32), ValueError),
         (np.array([-np.inf], np.float32), ValueError),
         (np.zeros(2, np.float32), ValueError),
         (np.array(["a"]), TypeError),

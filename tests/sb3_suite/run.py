@@ -29,19 +29,58 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 CACHE = Path(__file__).resolve().parents[2] / ".sb3-suite"
 
 CLASSES = ("tca_sb3.A2C", "tca_sb3.PPO", "tca_sb3.HPWR", "tca_sb3.MetaPWR", "tca_sb3.MetaPWTD")
 
-# Class ("*": every class, SB3's own included) -> test -> why it cannot pass. In a test's name * stands for
-# anything.
+ROLLOUTS = "rollouts are whole episodes, so it runs on after the number of steps that the test counts on"
+LEARNED_WEIGHTS = "checks GAE, and the weights of this class are learned"
+WRITTEN_WEIGHTS = "checks GAE, and the weights of this class are written by hand"
+NO_BOOTSTRAP = "pairwise-weighted rewards need every reward up to a terminal state, and this test cuts the episode"
+FEW_UPDATES = "the test's settings are for an update every 5 steps; whole episodes of 100 leave too few of them"
+OWN_BUFFER = "sets SB3's RolloutBuffer, which computes GAE whatever the estimator; the class refuses it"
+ADAMW = "sets AdamW, whose step the metagradient does not differentiate; the class refuses it"
+NO_END = "an episode of its environment never ends, and rollouts are whole episodes"
+NESTED_STATE = "draws random values for all that is saved, and the outer loop's optimisers are no flat dict of tensors"
+
+_WHOLE_EPISODES = {
+    "test_buffers.py::test_custom_rollout_buffer": OWN_BUFFER,
+    "test_callbacks.py::test_eval_friendly_error": ROLLOUTS,
+    "test_identity.py::test_discrete[*]": FEW_UPDATES,
+    "test_identity.py::test_continuous[*]": FEW_UPDATES,
+    "test_save_load.py::test_set_env[*]": ROLLOUTS,
+    "test_spaces.py::test_action_spaces[env2-*]": NO_END,
+}
+_META = {
+    "test_custom_policy.py::test_custom_optimizer[*]": ADAMW,
+    "test_gae.py::test_gae_computation[*]": LEARNED_WEIGHTS,
+    "test_save_load.py::test_save_load[*]": NESTED_STATE,
+}
+_PWR = {"test_gae.py::test_infinite_horizon[True-*]": NO_BOOTSTRAP}
+
+# Class -> test -> why it cannot pass. In a test's name * stands for anything; every test it means must fail.
 KNOWN_FAILURES: dict[str, dict[str, str]] = {
-    "*": {},
+    "tca_sb3.HPWR": {
+        **_WHOLE_EPISODES,
+        **_PWR,
+        # With one environment and gamma = lambda = 1 the ones of `prepared` are GAE.
+        "test_gae.py::test_gae_computation[1-1.0-0.9-*]": WRITTEN_WEIGHTS,
+        "test_gae.py::test_gae_computation[1-0.99-*]": WRITTEN_WEIGHTS,
+        "test_gae.py::test_gae_computation[3-*]": WRITTEN_WEIGHTS,
+    },
+    "tca_sb3.MetaPWR": {**_WHOLE_EPISODES, **_META, **_PWR},
+    "tca_sb3.MetaPWTD": {**_WHOLE_EPISODES, **_META},
 }
 
-SECONDS_PER_TEST = 120  # ours: the slowest test takes a tenth of it; who waits for an endless episode is caught
+# Left out for every class.
+NOT_RUN = {
+    "test_logger.py::test_fps_logger[*]": "demands 100 steps a second by the clock of a machine that may be busy"
+}
+
+SECONDS_PER_TEST = 300  # ours; the slowest takes a tenth of it, and who waits for an endless episode is caught
 
 
 class Swap:
@@ -59,7 +98,11 @@ class Swap:
             setattr(importlib.import_module(module), name, algorithm)
 
     def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
-        chosen = [item for item in items if self.uses_algorithm(item)]
+        chosen = [
+            item
+            for item in items
+            if self.uses_algorithm(item) and not any(matches(pattern, item.nodeid) for pattern in NOT_RUN)
+        ]
         config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
         items[:] = chosen
         for pattern, reason in self.known_failures.items():
@@ -163,15 +206,42 @@ def swapped_name(algorithm: type) -> str:
     raise SystemExit(f"{algorithm.__qualname__} derives from neither A2C nor PPO, so it cannot take their place.")
 
 
+def prepared(algorithm: type) -> type:
+    """The class with what SB3's tests, which know nothing of it, do not give it.
+
+    Pairwise-weighted rewards refuse episodes that a time limit has cut, as it does in almost every
+    environment of the tests: their classes are told that these episodes have ended. And HPWR gets a matrix
+    written by hand.
+    """
+    import tca_sb3
+
+    if not issubclass(algorithm, (tca_sb3.HPWR, tca_sb3.MetaPWR)):
+        return algorithm
+    base: Any = algorithm
+
+    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
+        if issubclass(algorithm, tca_sb3.HPWR):
+            kwargs.setdefault("estimator_kwargs", {"weights_kwargs": {"matrix": np.ones((500, 500))}})
+        base.__init__(self, *args, **kwargs)
+
+    def _update_info_buffer(self: Any, infos: list[dict[str, Any]], dones: Any = None) -> None:
+        # Called by SB3's collect_rollouts before it or anything of ours looks at the infos.
+        for info in infos:
+            info["TimeLimit.truncated"] = False
+        base._update_info_buffer(self, infos, dones)
+
+    members = {"__init__": __init__, "_update_info_buffer": _update_info_buffer, "__module__": __name__}
+    return type(algorithm.__name__, (algorithm,), members)
+
+
 def run_one(path: str, pytest_args: list[str]) -> int:
     """Run the suite with the class at ``path`` ("module.Class") in this process; returns pytest's exit
     code."""
     module, _, class_name = path.rpartition(".")
     algorithm = getattr(importlib.import_module(module), class_name)
     name = swapped_name(algorithm)
-    known = {**KNOWN_FAILURES["*"], **KNOWN_FAILURES.get(path, {})}
     suite = fetch_suite()
-    plugin = Swap(algorithm, name, known, whole_suite=not pytest_args)
+    plugin = Swap(prepared(algorithm), name, KNOWN_FAILURES.get(path, {}), whole_suite=not pytest_args)
     settings = ["-c", str(suite / "pyproject.toml"), "--rootdir", str(suite), "-p", "no:cacheprovider", "-q"]
     here = Path.cwd()
     with tempfile.TemporaryDirectory() as scratch:
