@@ -6,9 +6,11 @@ probabilities and go through the estimator as one batch, so expectations and var
 
 from __future__ import annotations
 
+import itertools
 from collections import defaultdict
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import oracles
 import pytest
@@ -183,3 +185,101 @@ def test_a_biased_estimator_is_caught() -> None:
     estimate = estimator_of(TDLambda, table, 1.0)(episodes, wrong)
     with pytest.raises(AssertionError):
         assert_means(moments(chances, episodes, estimate.advantages), table, 1.0)
+
+
+# -- the environments themselves ------------------------------------------------------------------------------------
+
+
+def environment(name: str, **kwargs: Any) -> Any:
+    pytest.importorskip("tca_envs")
+    return gym.make(f"tca_envs:tca/{name}", **kwargs).unwrapped
+
+
+def dag_by_playing(env: Any, n_decisions: int, policy: list[float]) -> oracles.Table:
+    """The DAG environment as a table, from playing every sequence of decisions once."""
+    outcomes: dict[int, dict[int, oracles.Outcome]] = defaultdict(dict)
+    for actions in itertools.product(range(2), repeat=n_decisions):
+        state, _ = env.reset(seed=0)
+        for action in (*actions, *[0] * n_decisions):
+            following, reward, terminated, truncated, _ = env.step(action)
+            outcome = oracles.Outcome(1.0, int(following), float(reward))
+            assert outcomes[int(state)].setdefault(action, outcome) == outcome, "the same again, whatever came before"
+            state = following
+        assert terminated
+        assert not truncated
+    n_states = int(env.observation_space.n)
+    table = [[[outcomes[s][a]] for a in sorted(outcomes[s])] for s in range(n_states)]
+    return oracles.Table(table, [policy if len(actions) == 2 else [1.0] * len(actions) for actions in table])
+
+
+@pytest.mark.parametrize("index", ["time", "state"])
+@pytest.mark.parametrize("depth", [2, 4, 6])
+def test_the_dags_own_credit_matrix(depth: int, index: str) -> None:
+    env = environment("DAG-v0", depth=depth)
+    table = dag_by_playing(env, depth // 2, [0.5, 0.5])
+    chances, episodes = everything(table)
+    assert episodes.batch_size == 2 ** (depth // 2)
+    matrix = env.credit_matrix if index == "time" else env.state_credit_matrix
+    weights_kwargs = {"matrix": matrix, "index": index}
+    pwr = estimator_of(PWR, table, 1.0, weights_class=Fixed, weights_kwargs=weights_kwargs)
+    zero = torch.zeros(episodes.horizon + 1, episodes.batch_size, dtype=torch.float64)
+    found = moments(chances, episodes, pwr(episodes, zero).advantages)  # v_ψ = 0 under the uniform policy
+    v, q = table.action_values(1.0)
+    for state, actions in enumerate(table.outcomes):
+        if len(actions) == 2:
+            for action in range(2):
+                mean, variance = found[state, action]
+                assert mean == pytest.approx(q[state][action] - v[state], abs=1e-12)
+                assert abs(mean) == 1.0
+                assert variance == pytest.approx(0.0, abs=1e-12)
+
+
+@pytest.mark.parametrize("cls", [MonteCarlo, TDLambda])
+def test_estimators_on_the_dag_environment(cls: type[AdvantageEstimator]) -> None:
+    table = dag_by_playing(environment("DAG-v0", depth=6, layout_seed=3), 3, [0.3, 0.7])
+    chances, episodes = everything(table)
+    estimate = estimator_of(cls, table, 0.9)(episodes, exact_values(table, episodes, 0.9))
+    assert_means(moments(chances, episodes, estimate.advantages), table, 0.9)
+
+
+def umbrella_by_playing(env: Any, length: int, prefer: float) -> oracles.Table:
+    """The umbrella environment with two-point noise as a table: which rewards occur at each time, for each choice."""
+    support: dict[tuple[int, int], set[float]] = defaultdict(set)
+    path: dict[tuple[int, int], int] = {}
+    for first in range(2):
+        for seed in range(40):
+            env.reset(seed=seed)
+            for t in range(length):
+                state, reward, terminated, _, _ = env.step(first if t == 0 else seed % 2)
+                support[t, first].add(round(float(reward), 9))
+                assert path.setdefault((t + 1, first), int(state)) == int(state)
+            assert terminated
+    outcomes: list[list[list[oracles.Outcome]]] = [[] for _ in range(int(env.observation_space.n))]
+    for t in range(length):
+        for first in range(2):
+            rewards = sorted(support[t, first])
+            assert len(rewards) == (1 if t == length - 1 else 2)
+            possible = [oracles.Outcome(1 / len(rewards), path[t + 1, first], reward) for reward in rewards]
+            outcomes[0 if t == 0 else path[t, first]].append(possible)
+    return oracles.Table(outcomes, [[1 - prefer, prefer] if len(o) == 2 else [1.0] * len(o) for o in outcomes])
+
+
+def test_the_umbrella_environment_is_what_its_closed_forms_say() -> None:
+    env = environment("Umbrella-v0", length=5, mean=3.0, variance=4.0, noise="two-point")
+    table = umbrella_by_playing(env, 5, 0.3)
+    chances, episodes = everything(table)
+    values = exact_values(table, episodes, 1.0)
+    assert values[0, 0].item() == pytest.approx(env.state_value(0.3), abs=1e-9)
+    regular = moments(chances, episodes, estimator_of(MonteCarlo, table, 1.0)(episodes, values).advantages)
+    weights_kwargs = {"matrix": env.credit_matrix}
+    pwr = estimator_of(PWR, table, 1.0, weights_class=Fixed, weights_kwargs=weights_kwargs)
+    weighted_value = torch.zeros_like(values)
+    weighted_value[0] = (chances * episodes.rewards[-1]).sum()  # v_ψ(s_0) = E[R_T]
+    weighted = moments(chances, episodes, pwr(episodes, weighted_value).advantages)
+    for action in range(2):
+        assert regular[0, action][0] == pytest.approx(env.advantage(action, 0.3), abs=1e-9)
+        assert regular[0, action][1] == pytest.approx(env.mc_variance, abs=1e-9)
+        assert weighted[0, action] == (
+            pytest.approx(env.advantage(action, 0.3), abs=1e-6),
+            pytest.approx(env.pwr_variance, abs=1e-9),
+        )
