@@ -47,6 +47,9 @@ format: $(VENV)/.installed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+sb3-suite: $(VENV)/.installed
+	$(BIN)/python tests/sb3_suite/run.py
+
 benchmarks: $(VENV)/.installed
 	$(BIN)/python examples/benchmarks/algorithm_speed.py
 	$(BIN)/python examples/benchmarks/env_speed.py
