@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -15,9 +17,52 @@ from tca_sb3.episodes import Episodes, Observations
 from tca_sb3.estimators.base import AdvantageEstimator, Estimate
 
 
-def _unflatten_discrete(array: np.ndarray, space: spaces.Space) -> np.ndarray:
-    """SB3 stores a Discrete observation as an array of one; its own shape is ``()``."""
-    return array[..., 0] if isinstance(space, spaces.Discrete) else array
+@dataclass(frozen=True)
+class _Columns:
+    """Where the columns of a batch stand in a rollout.
+
+    :param env: the environment of each column, ``(B,)``.
+    :param start: its first row, ``(B,)``.
+    :param length: its number of steps, ``(B,)``.
+    :param aligned: one column for each environment, as long as the rollout: the rollout *is* the batch.
+    """
+
+    env: np.ndarray
+    start: np.ndarray
+    length: np.ndarray
+    aligned: bool
+
+    @cached_property
+    def horizon(self) -> int:
+        """``T``."""
+        return int(self.length.max())
+
+    @property
+    def end(self) -> np.ndarray:
+        """The row of each column's last step."""
+        return self.start + self.length - 1
+
+    @cached_property
+    def rows(self) -> np.ndarray:
+        """The row of every step, ``(T, B)``; in the padding, that of the last step."""
+        return np.minimum(self.start + np.arange(self.horizon)[:, None], self.end)
+
+    @cached_property
+    def padding(self) -> np.ndarray:
+        """Where there is no step, ``(T, B)``."""
+        return np.arange(self.horizon)[:, None] >= self.length
+
+    def take(self, array: np.ndarray) -> np.ndarray:
+        """From ``(rows, n_envs, ...)`` to ``(T, B, ...)``; a view where nothing has to be rearranged."""
+        return array[: self.horizon] if self.aligned else array[self.rows, self.env]
+
+    def put(self, source: np.ndarray, target: np.ndarray) -> None:
+        """The way back: the real steps of ``source``, ``(T, B)``, into ``target``, ``(rows, n_envs)``."""
+        if self.aligned:
+            target[: self.horizon] = source
+        else:
+            real = ~self.padding
+            target[self.rows[real], np.broadcast_to(self.env, real.shape)[real]] = source[real]
 
 
 class RolloutLength(int):
@@ -63,7 +108,7 @@ class _EpisodeStorage(RolloutBuffer):
         self._next_obs: Any = None
         self._last_values: np.ndarray | None = None
         self._dones = np.zeros(self.n_envs, dtype=bool)
-        self._columns: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None
+        self._columns: _Columns | None = None
         self._episodes: tuple[Episodes, Tensor] | None = None
 
     def note_step(self, rewards: np.ndarray, new_obs: Any, dones: np.ndarray, infos: list[dict[str, Any]]) -> None:
@@ -132,15 +177,19 @@ class _EpisodeStorage(RolloutBuffer):
         self._last_values = last_values.detach().cpu().numpy().flatten()
         self._dones = np.asarray(dones, dtype=bool)
         self.full = True
-        self._find_columns()
+        self._columns = self._find_columns()
+        self.discarded_steps = int(self.pos * self.n_envs - self._columns.length.sum())
         if not self.deferred:
             with torch.no_grad():
                 self.fill(self.estimator(*self.episodes()))
 
-    def _find_columns(self) -> None:
-        """Cut the rollout at episode ends: environment, first row and length of every column used."""
-        first = self.episode_starts[: self.pos] > 0
-        first[0] = True
+    def _find_columns(self) -> _Columns:
+        """Cut the rollout at episode ends."""
+        later_starts = self.episode_starts[1 : self.pos] > 0
+        if self.n_episodes is None and not later_starts.any():
+            each = np.arange(self.n_envs)
+            return _Columns(each, np.zeros_like(each), np.full_like(each, self.pos), aligned=True)
+        first = np.concatenate([np.ones((1, self.n_envs), dtype=bool), later_starts])
         env, start = np.nonzero(first.T)  # environment by environment, in time order
         following = np.append(start[1:], self.pos)
         following[np.append(env[1:] != env[:-1], True)] = self.pos
@@ -151,8 +200,8 @@ class _EpisodeStorage(RolloutBuffer):
             rank = np.arange(len(env)) - np.searchsorted(env, env)
             used = rank < self.n_episodes
             env, start, length = env[used], start[used], length[used]
-            self.discarded_steps = int(self.pos * self.n_envs - length.sum())
-        self._columns = env, start, length
+        aligned = len(env) == self.n_envs and bool((length == self.pos).all())
+        return _Columns(env, start, length, aligned)
 
     def episodes(self) -> tuple[Episodes, Tensor]:
         """The rollout as episodes (or pieces of them), and the critic's values of their states.
@@ -166,33 +215,20 @@ class _EpisodeStorage(RolloutBuffer):
 
     def _build_episodes(self) -> tuple[Episodes, Tensor]:
         assert self._columns is not None and self._last_values is not None, "the rollout is not complete"
-        env, start, length = self._columns
-        horizon = int(length.max())
-        end = start + length - 1  # row of the last action
-        done = np.where(end == self.pos - 1, self._dones[env], True)
+        columns = self._columns
+        env, length = columns.env, columns.length
+        done = self._dones if columns.aligned else np.where(columns.end == self.pos - 1, self._dones[env], True)
+        rewards = columns.take(self.rewards)
+        values = np.zeros((columns.horizon + 1, len(env)), dtype=np.float32)
+        values[:-1] = columns.take(self.values)
+        if not columns.aligned:
+            rewards[columns.padding] = 0.0
+            values[:-1][columns.padding] = 0.0
         truncated = np.zeros(len(env), dtype=bool)
-        started = self.episode_starts[start, env] > 0
-        # Environments in step, one column each: the rollout is the batch. Otherwise gather.
-        aligned = len(env) == self.n_envs and horizon == self.pos and bool((length == horizon).all())
-        rows = np.minimum(start + np.arange(horizon)[:, None], end)
-        padding = None if aligned else np.arange(horizon)[:, None] >= length
-
-        def columns(array: np.ndarray) -> np.ndarray:
-            return array[: self.pos] if aligned else array[rows, env]
-
-        rewards = columns(self.rewards)
-        values = np.zeros((horizon + 1, len(env)), dtype=np.float32)
-        values[:-1] = columns(self.values)
-        if padding is not None:
-            rewards[padding] = 0.0
-            values[:-1][padding] = 0.0
-        cut = np.flatnonzero(~done)
-        values[length[cut], cut] = self._last_values[env[cut]]
         if self._raw_rewards:
-            if aligned:
-                rewards = rewards.copy()
+            rewards = rewards.copy() if columns.aligned else rewards
             for column in np.flatnonzero(done):
-                raw = self._raw_rewards.get((int(end[column]), int(env[column])))
+                raw = self._raw_rewards.get((int(columns.end[column]), int(env[column])))
                 if raw is not None:
                     truncated[column] = True
                     last = int(length[column]) - 1
@@ -200,45 +236,58 @@ class _EpisodeStorage(RolloutBuffer):
                     if self.gamma > 0:
                         values[last + 1, column] = (rewards[last, column] - raw) / self.gamma
                     rewards[last, column] = raw
-        terminated = done & ~truncated
-
-        last_states = {column: self._last_states[int(end[column]), int(env[column])] for column in np.flatnonzero(done)}
-
-        def states(array: np.ndarray, space: spaces.Space, key: str | None) -> Tensor:
-            def of(source: Any) -> Any:
-                return source if key is None else source[key]
-
-            out = np.empty((horizon + 1, len(env), *array.shape[2:]), dtype=array.dtype)
-            out[:-1] = columns(array)
-            # Padding repeats the column's last state: a value the observation space allows.
-            final = np.asarray(of(self._next_obs))[env].reshape(len(env), *array.shape[2:]).copy()
-            for column, state in last_states.items():
-                final[column] = np.asarray(of(state)).reshape(array.shape[2:])
-            if padding is None:
-                out[-1] = final
-            else:
-                beyond = np.arange(horizon + 1)[:, None] >= length
-                out[beyond] = np.broadcast_to(final, out.shape)[beyond]
-            return self._tensor(_unflatten_discrete(out, space))
-
+        cut = np.flatnonzero(~done)
+        values[length[cut], cut] = self._last_values[env[cut]]
+        last_states = {
+            column: self._last_states[int(columns.end[column]), int(env[column])] for column in np.flatnonzero(done)
+        }
         observations: Observations
         if isinstance(self.observations, dict):
             assert isinstance(self.observation_space, spaces.Dict)
             observations = {
-                key: states(array, self.observation_space[key], key) for key, array in self.observations.items()
+                key: self._states(
+                    array,
+                    self._next_obs[key],
+                    {column: state[key] for column, state in last_states.items()},
+                    self.observation_space[key],
+                )
+                for key, array in self.observations.items()
             }
         else:
-            observations = states(self.observations, self.observation_space, None)
+            observations = self._states(self.observations, self._next_obs, last_states, self.observation_space)
         episodes = Episodes(
             observations=observations,
-            actions=self._tensor(columns(self.actions).astype(np.float32, copy=False)),
+            actions=self._tensor(columns.take(self.actions).astype(np.float32, copy=False)),
             rewards=self._tensor(rewards),
             lengths=self._tensor(length),
-            terminated=self._tensor(terminated),
+            terminated=self._tensor(done & ~truncated),
             truncated=self._tensor(truncated),
-            started=self._tensor(started),
+            started=self._tensor(self.episode_starts[columns.start, env] > 0),
         )
         return episodes, self._tensor(values)
+
+    def _states(self, array: np.ndarray, next_obs: Any, last_states: dict[Any, Any], space: spaces.Space) -> Tensor:
+        """``S_0 … S_T`` of every column, ``(T + 1, B, *shape)``; padding repeats the column's last state.
+
+        :param array: the stored observations.
+        :param next_obs: the observations after the rollout's last step, for columns that were cut there.
+        :param last_states: the last state of every other column.
+        """
+        assert self._columns is not None
+        columns = self._columns
+        shape = array.shape[2:]
+        out = np.empty((columns.horizon + 1, len(columns.env), *shape), dtype=array.dtype)
+        out[:-1] = columns.take(array)
+        final = np.asarray(next_obs).reshape(-1, *shape)[columns.env]
+        for column, state in last_states.items():
+            final[column] = np.asarray(state).reshape(shape)
+        if columns.aligned:
+            out[-1] = final
+        else:
+            beyond = np.arange(columns.horizon + 1)[:, None] >= columns.length
+            out[beyond] = np.broadcast_to(final, out.shape)[beyond]
+        # SB3 stores a Discrete observation as an array of one; its own shape is ().
+        return self._tensor(out[..., 0] if isinstance(space, spaces.Discrete) else out)
 
     def _tensor(self, array: np.ndarray) -> Tensor:
         return torch.from_numpy(array).to(self.device)
@@ -249,11 +298,8 @@ class _EpisodeStorage(RolloutBuffer):
         :raises ValueError: if they are not finite or have the wrong shape.
         """
         assert self._columns is not None
-        env, start, length = self._columns
-        shape = int(length.max()), len(env)
-        times = np.arange(shape[0])[:, None]
-        real = times < length
-        rows, envs = (start + times)[real], np.broadcast_to(env, shape)[real]
+        columns = self._columns
+        shape = columns.horizon, len(columns.env)
         parts = {"advantages": estimate.advantages, "value targets": estimate.value_targets}
         arrays = [part.detach().cpu().numpy() for part in parts.values()]
         for name, array in zip(parts, arrays, strict=True):
@@ -262,10 +308,10 @@ class _EpisodeStorage(RolloutBuffer):
                     f"{type(self.estimator).__name__} returned {name} of shape {array.shape}; "
                     f"it needs (T, B) = {shape}."
                 )
-            if not np.isfinite(array[real]).all():
+            if not np.isfinite(array if columns.aligned else array[~columns.padding]).all():
                 raise ValueError(f"{type(self.estimator).__name__} returned {name} that are NaN or infinite.")
         for array, target in zip(arrays, (self.advantages, self.returns), strict=True):
-            target[rows, envs] = array[real]
+            columns.put(array, target)
 
     def get(self, batch_size: int | None = None) -> Any:
         if not self.generator_ready:
@@ -277,9 +323,8 @@ class _EpisodeStorage(RolloutBuffer):
         assert self._columns is not None and self._shape is not None
         if self.n_episodes is None:
             return
-        env, start, length = self._columns
-        rows = np.concatenate([np.arange(s, s + n) for s, n in zip(start, length, strict=True)])
-        envs = np.repeat(env, length)
+        real = ~self._columns.padding.T  # column by column
+        rows, envs = self._columns.rows.T[real], np.repeat(self._columns.env, self._columns.length)
         # The next rollout begins with room for as many steps as this one took.
         self._shape = (self.pos, self.n_envs)
 

@@ -91,12 +91,12 @@ class Episodes:
             if not (is_integer if name == "lengths" else value.dtype == torch.bool):
                 wanted = "an integer dtype" if name == "lengths" else "torch.bool"
                 raise TypeError(f"Episodes got {name} of dtype {value.dtype}; it needs {wanted}.")
-        shortest, longest = self.lengths.aminmax()
-        if shortest < 1 or longest > horizon:
-            raise ValueError(
-                f"Episodes got lengths from {shortest.item()} to {longest.item()}; "
-                f"each must be from 1 to T = {horizon}."
-            )
+        if not self.full:
+            shortest, longest = (bound.item() for bound in self.lengths.aminmax())
+            if shortest < 1 or longest > horizon:
+                raise ValueError(
+                    f"Episodes got lengths from {shortest} to {longest}; each must be from 1 to T = {horizon}."
+                )
         if not torch.isfinite(rewards).all():
             raise ValueError("Episodes got a reward that is NaN or infinite; check the environment's reward.")
         if not self.full and rewards[~self.mask].any():
