@@ -176,6 +176,51 @@ def space_arguments(space: spaces.Space) -> dict[str, Any]:
     return {"spaces": {key: type(part)(**space_arguments(part)) for key, part in space.items()}}
 
 
+@pytest.mark.parametrize("mode", ["SameStep", "Disabled"])
+@pytest.mark.parametrize(
+    ("env_id", "policy"),
+    [
+        ("tca/DAG4-v0", "MlpPolicy"),
+        ("tca/KeyToDoorMini-v0", "MultiInputPolicy"),
+        ("tca/DummyAMT-v0", "MlpPolicy"),
+        ("tca/Bsuite-v0", "MlpPolicy"),
+    ],
+)
+def test_native_environments_of_tca_envs(env_id: str, policy: str, mode: str) -> None:
+    """The native vector environments, against ``DummyVecEnv`` of the single ones; and SB3 trains on them."""
+    pytest.importorskip("tca_envs")
+    if "Bsuite" in env_id:
+        pytest.importorskip("bsuite")
+    if gym.spec(env_id).vector_entry_point is None:
+        ours = GymVecEnv(sync(lambda: gym.make(env_id), mode=AutoresetMode(mode)))
+    elif mode == "SameStep":
+        ours = make_gym_vec_env(env_id, N_ENVS)
+        assert type(ours.vector_env) is not SyncVectorEnv
+    else:
+        ours = GymVecEnv(gym.make_vec(env_id, N_ENVS, autoreset_mode=mode))
+    theirs = DummyVecEnv([lambda: Monitor(gym.make(env_id))] * N_ENVS)
+    ours.seed(3)
+    theirs.seed(3)
+    assert_same(ours.reset(), theirs.reset())
+    assert ours.reset_infos == theirs.reset_infos
+    ours.action_space.seed(0)
+    ended = 0
+    for _ in range(2 * ours.get_attr("horizon")[0] + 2):
+        actions = np.array([ours.action_space.sample() for _ in range(N_ENVS)])
+        (obs, rewards, dones, infos), their = ours.step(actions), theirs.step(actions)
+        assert_same(obs, their[0])
+        assert_same(rewards, their[1])
+        assert_same(dones, their[2])
+        for index in np.flatnonzero(dones):
+            ended += 1
+            info, their_info = without_time(infos[index]), without_time(their[3][index])
+            assert_same(info.pop("terminal_observation"), their_info.pop("terminal_observation"))
+            assert info == their_info
+    assert ended == 2 * N_ENVS
+    model = A2C(policy, ours, n_steps=4, device="cpu").learn(24)
+    assert model.num_timesteps == 24
+
+
 def test_every_kind_of_end_is_told_apart() -> None:
     """The equality above would hold if no episode ended by a time-out."""
     env = GymVecEnv(sync(lambda: RandomEnv(spaces.Discrete(7))))
