@@ -41,7 +41,7 @@ GOAL = 0.95  # of the best return
 METHODS: dict[str, tuple[type[A2C], dict[str, Any]]] = {
     "A2C(λ)": (A2C, {"n_steps": 8, "learning_rate": 1.2, "gae_lambda": 1.0}),
     "H-PWR": (HPWR, {"learning_rate": 15.0}),
-    "Meta-PWR": (MetaPWR, {"learning_rate": 10.0, "meta_kwargs": {"learning_rate": 0.1, "value_learning_rate": 0.03}}),
+    "Meta-PWR": (MetaPWR, {"learning_rate": 3.2, "meta_kwargs": {"learning_rate": 0.2, "value_learning_rate": 0.03}}),
 }
 COLOURS = {"A2C(λ)": "#000000", "H-PWR": "#E69F00", "Meta-PWR": "#0072B2"}
 # One table for the policy, plain gradient descent, no clipping: the tabular setting of §5.1.

@@ -75,7 +75,11 @@ class CreditMixin(_Host):
                 "AdvantageEstimator (the class, not an object), for instance estimator_class=PWR."
             )
         for name, value in (("n_episodes", n_episodes), ("max_rollout_steps", max_rollout_steps)):
-            if value is not None and value < 1:
+            if value is None and name == "n_episodes":
+                continue
+            if not isinstance(value, int) or isinstance(value, bool):
+                raise TypeError(f"{type(self).__name__} got {name}={value!r}; it must be a whole number.")
+            if value < 1:
                 raise ValueError(f"{type(self).__name__} got {name}={value}; it must be at least 1.")
         self.estimator_class = estimator_class
         self.estimator_kwargs = estimator_kwargs or {}

@@ -208,13 +208,16 @@ class _EpisodeStorage(RolloutBuffer):
 
         :return: ``B`` columns of at most ``T`` steps, and ``v(S_0) … v(S_T)``, ``(T + 1, B)``, where ``v`` of a
             terminal state is 0. Both share memory with the buffer where nothing had to be rearranged.
+        :raises ValueError: before the first rollout is finished.
         """
         if self._episodes is None:
+            if self._columns is None:
+                raise ValueError("The rollout buffer holds no finished rollout yet; call learn() first.")
             self._episodes = self._build_episodes()
         return self._episodes
 
     def _build_episodes(self) -> tuple[Episodes, Tensor]:
-        assert self._columns is not None and self._last_values is not None, "the rollout is not complete"
+        assert self._columns is not None and self._last_values is not None
         columns = self._columns
         env, length = columns.env, columns.length
         done = self._dones if columns.aligned else np.where(columns.end == self.pos - 1, self._dones[env], True)
