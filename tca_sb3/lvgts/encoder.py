@@ -21,7 +21,6 @@ import torch
 from torch import Tensor, nn
 
 FIRST_CAPACITY = 16
-SMALLEST_SUM = 1e-8
 
 
 class Encoding(NamedTuple):
@@ -67,7 +66,8 @@ def top_k_attention(scores: Tensor, candidates: Tensor, n_recalls: int) -> Tenso
     rank = counts.clamp(min=1, max=n_recalls + 1) - 1
     threshold = best.gather(-1, rank) - (counts <= n_recalls).to(scores.dtype)
     excess = torch.relu(scores - threshold).masked_fill(~candidates, 0.0)
-    return excess / (excess.sum(-1, keepdim=True) + SMALLEST_SUM)
+    total = excess.sum(-1, keepdim=True)
+    return excess / total.masked_fill(total == 0.0, 1.0)
 
 
 def earlier(horizon: int, device: torch.device | None = None) -> Tensor:

@@ -150,7 +150,7 @@ def sliding_window_objective(
     for t in reversed(range(horizon)):
         # One copy for each channel, and a first one for derivatives that may reach the action a_t but no state.
         latent = replay.latents[:, t].expand(window + 2, -1, -1).clone().requires_grad_()
-        own_action = act(t, latent)
+        own_action = act(t, latent).expand(window + 2, -1, -1)
         action = own_action.detach().requires_grad_()
         outputs = [world_model.predict_reward(latent, action)]
         cotangents = [torch.zeros_like(outputs[0])]

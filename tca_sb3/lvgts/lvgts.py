@@ -81,7 +81,7 @@ class LVGTS(BaseAlgorithm):
     :param model_learning_rate: that of encoder and world model.
     :param n_episodes: episodes to collect, over all environments, before each training phase.
     :param model_updates: gradient steps of the models for each collected episode.
-    :param policy_updates: gradient steps of the actor for each collected episode.
+    :param policy_updates: gradient steps of the actor for each collected episode, warm-up aside.
     :param batch_size: episodes in a gradient step.
     :param buffer_size: episodes in the replay buffer.
     :param learning_starts: episodes to collect with uniform actions before training.
@@ -351,8 +351,9 @@ class LVGTS(BaseAlgorithm):
         return True
 
     def _earn_updates(self, n_ended: int) -> None:
+        # Warm-up episodes earn updates of the models only: an actor that climbs an untrained model saturates.
+        self._model_updates_due += self.model_updates * n_ended
         if self.replay_buffer.n_added >= self.learning_starts:
-            self._model_updates_due += self.model_updates * n_ended
             self._policy_updates_due += self.policy_updates * n_ended
 
     # -- training --------------------------------------------------------------------------------------------------
