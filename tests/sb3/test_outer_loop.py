@@ -23,11 +23,11 @@ TINY: dict[str, Any] = {"net_arch": [6]}  # copied where it is used: SB3's A2C w
 POLICIES = {"box": "MlpPolicy", "discrete": "MlpPolicy", "image": "CnnPolicy", "dict": "MultiInputPolicy"}
 
 
-def make(kind: str = "box", cls: type = MetaPWTD, actions: str = "discrete", **kwargs: Any) -> Any:
+def make(kind: str = "box", cls: type = MetaPWTD, actions: str = "discrete", endings: str = "t", **kwargs: Any) -> Any:
     extractor = {"image": {"features_dim": 8}, "dict": {"cnn_output_dim": 8}}.get(kind)
     policy_kwargs = {**TINY, **({"features_extractor_kwargs": extractor} if extractor else {})}
     policy_kwargs.update(kwargs.pop("policy_kwargs", {}))
-    env = vec_env([(3, 2), (4,)], kind=kind, actions=actions, scale=0.05)
+    env = vec_env([(3, 2), (4,)], endings, kind, actions=actions, scale=0.05)
     return cls(POLICIES[kind], env, seed=1, policy_kwargs=policy_kwargs, **kwargs)
 
 
@@ -104,10 +104,10 @@ def test_the_recorded_step_is_what_sb3_did(optimizer: str, max_grad_norm: float)
 # -- the order of things --------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("cls", [MetaPWR, MetaPWTD])
-def test_theta_learns_from_the_new_weights(cls: type) -> None:
+@pytest.mark.parametrize(("cls", "endings"), [(MetaPWR, "t"), (MetaPWTD, "t"), (MetaPWTD, "c")])
+def test_theta_learns_from_the_new_weights(cls: type, endings: str) -> None:
     """SB3 fills the buffer before callbacks run. What ``train()`` finds there must come from the η of after them."""
-    model = make(cls=cls, meta_kwargs={"learning_rate": 0.005})
+    model = make(cls=cls, endings=endings, meta_kwargs={"learning_rate": 0.005})
     witness = Witness(model)
     initial = eta_of(model)
     model.learn(40)
@@ -330,6 +330,27 @@ def test_evaluating_elsewhere_leaves_a_shared_extractor_alone(kind: str) -> None
         for parameter in other.parameters():
             parameter.add_(0.1)
     assert torch.allclose(values, other.evaluate_actions(observations, actions)[0], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("cls", [MetaPWR, MetaPWTD])
+def test_frozen_parameters_stay_and_the_rest_learns(cls: type) -> None:
+    model = make(cls=cls)
+    frozen = list(model.policy.mlp_extractor.policy_net.parameters())
+    for parameter in frozen:
+        parameter.requires_grad_(False)
+    before, theta, eta = [p.clone() for p in frozen], theta_of(model), eta_of(model)
+    model.learn(40)
+    assert all(torch.equal(a, b) for a, b in zip(before, frozen, strict=True))
+    assert not torch.equal(theta, theta_of(model))
+    assert not torch.equal(eta, eta_of(model))
+
+
+def test_state_dependent_exploration() -> None:
+    model = make(actions="box", use_sde=True)
+    eta = eta_of(model)
+    model.learn(40)
+    assert torch.isfinite(eta_of(model)).all()
+    assert not torch.equal(eta, eta_of(model))
 
 
 # -- callbacks around it --------------------------------------------------------------------------------------------
