@@ -212,16 +212,16 @@ class MemoryRules(Rules):
     def _observation_space(self, outlook: Outlook) -> spaces.Box:
         """Bounds of what is shown in any phase."""
         largest = float(self._quantiles[-1])
-        ends = np.stack([np.asarray(outlook.low) * self.scale, np.asarray(outlook.high) * self.scale])
+        # A component without bounds that is scaled to 0 is 0.
+        ends = np.stack([np.where(self.scale == 0.0, 0.0, end) * self.scale for end in (outlook.low, outlook.high)])
         least, most = np.minimum(-largest, ends.min(axis=0)), np.maximum(largest, ends.max(axis=0))
         remembered = largest * (1.0 + self.sigma * (abs(self.a_m) + self.action_bound))
         least[0], most[0] = min(-remembered, least[0]), max(remembered, most[0])
         extra = {"phase": 3, "time": 1, "bare": 0}[self.observation]
-        return spaces.Box(
-            np.nextafter(np.float32(np.append(least, np.zeros(extra))), np.float32(-np.inf)),
-            np.nextafter(np.float32(np.append(most, np.ones(extra))), np.float32(np.inf)),
-            dtype=np.float32,
-        )
+        # Rounded outwards, since observations are rounded too.
+        low = np.append(np.nextafter(np.float32(least), np.float32(-np.inf)), np.zeros(extra, np.float32))
+        high = np.append(np.nextafter(np.float32(most), np.float32(np.inf)), np.ones(extra, np.float32))
+        return spaces.Box(low, high, dtype=np.float32)
 
     @property
     def _quantiles(self) -> NDArray[np.float64]:
@@ -589,9 +589,9 @@ class DummyMemoryEnv(_MemoryFacts, CreditEnv):
 
     Every recall action influences its own reward. In the active task the actions at t < t1 - 1 influence what
     the agent knows of o_m, and so all rewards of the recall phase under an agent that answers with what it
-    has been shown. No reward depends on them directly: `credit_matrix` counts them, though a change of such
-    an action alone, with all others fixed, changes no reward. The action at t1 - 1 and those of the
-    distractor phase influence nothing.
+    has been shown. No reward depends on them directly: `credit_matrix` and `influence_matrix` count them,
+    though a change of such an action alone, with all others fixed, changes no reward. The action at t1 - 1
+    and those of the distractor phase influence nothing.
 
     `optimal_return` knows o_m and answers with it, within the bounds. `random_return` acts uniformly.
     `myopic_return` is the paper's: acting uniformly in the remember phase, and perfectly afterwards on what

@@ -212,7 +212,12 @@ def test_a_distractors_actions_and_episodes() -> None:
     discrete = make("tca/AMT-v0", distractor=lambda: Countdown(spaces.Discrete(3, start=5)))
     observations, _ = run(discrete, [0.0] * 3 + [-3.0, -1.1, -0.9, 0.9, 1.1, 3.0, 0.0, 0.0] + [0.0] * 4)
     np.testing.assert_array_equal(observations[[4, 5, 6, 8, 9], 0], [5, 5, 6, 7, 7])
-    assert make("tca/AMT-v0", distractor="CartPole-v1", distractor_reward=True).observation_space.shape == (7,)
+    cartpole = make("tca/AMT-v0", distractor="CartPole-v1", distractor_scale=(1, 0, 1, 0)).observation_space
+    assert cartpole.shape == (7,)
+    np.testing.assert_array_equal(cartpole.low[-3:], 0.0)
+    np.testing.assert_array_equal(cartpole.high[-3:], 1.0)
+    assert np.isfinite(cartpole.high).all()
+    assert cartpole.high[1] == pytest.approx(4.33, abs=0.01)
     paid = run(make("tca/PMT-v0", distractor=lambda: Countdown(box), distractor_reward=True), [0.0] * 15)[1]
     np.testing.assert_array_equal(paid[:11], [0.0] * 3 + [7.0] * 8)
 
@@ -353,6 +358,12 @@ def test_myopic_return_by_quadrature(sigma: float, a_m: float) -> None:
     loss = variance + np.interp(variance, levels, beyond)
     expected = 4 * (0.5 - weights @ loss @ weights / 4.0)
     assert env.myopic_return == pytest.approx(expected, abs=1e-3)
+
+
+def test_a_first_number_without_noise_leaves_nothing_to_look_for() -> None:
+    """a_m = 0 is what the missing a_{-1} = 0 stands for."""
+    env = make("tca/DummyAMT-v0", a_m=0.0)
+    assert env.myopic_return == pytest.approx(env.optimal_return, abs=1e-4)
 
 
 def test_returns_with_the_distractors_reward_are_not_claimed() -> None:
