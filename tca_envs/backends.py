@@ -24,6 +24,9 @@ class Batch(Protocol):
     def all(self) -> Lanes:
         """The quickest way to say "every lane" as `i`."""
 
+    def any_outside(self, actions: NDArray[Any]) -> bool:
+        """`Rules.any_outside`."""
+
     def deal(self, i: Lanes, streams: NDArray[np.uint64], deals: NDArray[np.int64]) -> None:
         """Deal to the lanes `i` from the streams and deal numbers given for them."""
 
@@ -57,6 +60,7 @@ class NumpyBatch:
     def __init__(self, rules: Rules, state: Any) -> None:
         self._rules, self._tables, self._state = rules, rules.tables(), state
         self._step = rules.step
+        self.any_outside = rules.any_outside
 
     def deal(self, i: Lanes, streams: NDArray[np.uint64], deals: NDArray[np.int64]) -> None:
         self._rules.deal(self._tables, self._state, i, batch_words(streams, deals, self._rules.words))
@@ -81,7 +85,11 @@ class NumbaBatch:
         self._words = rules.words
         self._loops = _loops(rules.deal, rules.begin, rules.step)
         self._columns = (_as_records(rules.tables()), _as_records(state))
-        self._action_type = np.int64 if rules.action_space.dtype == np.int64 else np.float64
+        self._actions = np.zeros(1, np.array(rules.limits[0]).dtype)
+        self._limits = rules.limits
+
+    def any_outside(self, actions: NDArray[Any]) -> bool:
+        return self._any_outside(np.ascontiguousarray(actions), *self._limits)
 
     def deal(self, i: Any, streams: NDArray[np.uint64], deals: NDArray[np.int64]) -> None:
         self._deal(*self._columns, i, batch_words(streams, deals, self._words))
@@ -96,25 +104,28 @@ class NumbaBatch:
 
     @cached_property
     def _deal(self) -> Any:
-        return self._compile(0, np.zeros((1, 1), np.int64))
+        return self._compile(0, *self._columns, self.all, np.zeros((1, 1), np.int64))
 
     @cached_property
     def _begin(self) -> Any:
-        return self._compile(1)
+        return self._compile(1, *self._columns, self.all)
 
     @cached_property
     def _step(self) -> Any:
-        return self._compile(2, 0, np.zeros(1, self._action_type), np.zeros(1))
+        return self._compile(2, *self._columns, self.all, 0, self._actions, np.zeros(1))
+
+    @cached_property
+    def _any_outside(self) -> Any:
+        return self._compile(3, self._actions, *self._limits)
 
     def _compile(self, loop: int, *examples: Any) -> Any:
         import numba
 
-        types = tuple(numba.typeof(value) for value in (*self._columns, self.all, *examples))
-        return self._loops[loop].compile(types)
+        return self._loops[loop].compile(tuple(numba.typeof(value) for value in examples))
 
 
 @cache
-def _loops(deal: Any, begin: Any, step: Any) -> tuple[Any, Any, Any]:
+def _loops(deal: Any, begin: Any, step: Any) -> tuple[Any, Any, Any, Any]:
     """The loops over lanes of one family."""
     import numba
 
@@ -135,7 +146,14 @@ def _loops(deal: Any, begin: Any, step: Any) -> tuple[Any, Any, Any]:
         for j in range(lanes.size):
             rewards[j] = step(tables, state, lanes[j], t, actions[j])
 
-    return deal_lanes, begin_lanes, step_lanes
+    @numba.njit
+    def any_outside(actions: Any, low: Any, high: Any) -> bool:
+        for action in actions:  # noqa: SIM110 (numba compiles no generators)
+            if not low <= action <= high:
+                return True
+        return False
+
+    return deal_lanes, begin_lanes, step_lanes, any_outside
 
 
 def _as_records(columns: Any) -> Any:

@@ -209,7 +209,9 @@ class CreditVectorEnv(CreditStructure, VectorEnv[Any, Any, NDArray[Any]]):
             TypeError: If actions are of the wrong type.
             ValueError: If an action is outside the action space.
         """
-        actions = self.rules.check_actions(actions, self.num_envs)
+        actions = self.rules.read_actions(actions, self.num_envs)
+        if self._batch.any_outside(actions):
+            raise self.rules.refusal(actions)
         t = self._clock
         if not isinstance(t, int):
             return self._step_apart(actions, t)
@@ -274,7 +276,7 @@ class CreditVectorEnv(CreditStructure, VectorEnv[Any, Any, NDArray[Any]]):
         if isinstance(self.single_observation_space, spaces.Dict):
             final_obs = _one_by_one(final_obs, self.num_envs)
         self._begin(lanes)
-        begun = self._infos([(lanes, 0, 0.0)])
+        begun = {} if self._silent else self._infos([(lanes, 0, 0.0)])
         if isinstance(lanes, slice):
             final_info = infos
         else:

@@ -60,6 +60,20 @@ def test_any_integers_will_do_for_compiled_loops():
     for actions in (wide[:, 0], wide[:, 0].astype(">i8"), wide[:, 1].astype(np.uint8), locked, [1, 0, 1, 0]):
         for mine, its in zip(plain.step(actions)[:2], fast.step(actions)[:2], strict=True):
             assert_equal(mine, its)
+    for env_id, wrong in (
+        ("tca/DAG8-v0", [0, 1, 2, 1]),
+        ("tca/DAG8-v0", [0, -1, 1, 1]),
+        ("tca/DummyAMT-v0", [[0.0], [3.1], [0.0], [0.0]]),
+        ("tca/DummyAMT-v0", [[0.0], [0.0], [np.nan], [0.0]]),
+    ):
+        messages = []
+        for name in ("numpy", "numba"):
+            env = gym.make_vec(env_id, num_envs=4, backend=name)
+            env.reset(seed=0)
+            with pytest.raises(ValueError, match="Actions must") as caught:
+                env.step(np.array(wrong))
+            messages.append(str(caught.value))
+        assert messages[0] == messages[1]
 
 
 def test_unknown_backend_and_missing_numba(monkeypatch):

@@ -214,6 +214,7 @@ def test_unseeded_environments_differ(env_id):
     for seed in (None, None, 5, 5):
         env = gym.make(env_id).unwrapped
         if seed is not None:
+            env.reset(seed=len(episodes))  # to be forgotten
             env.np_random = np.random.default_rng(seed)
         env.action_space.seed(0)
         seen = []
