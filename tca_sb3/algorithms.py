@@ -81,6 +81,9 @@ class CreditMixin(_Host):
                 raise TypeError(f"{type(self).__name__} got {name}={value!r}; it must be a whole number.")
             if value < 1:
                 raise ValueError(f"{type(self).__name__} got {name}={value}; it must be at least 1.")
+        for name, kwargs_given in (("estimator_kwargs", estimator_kwargs), ("meta_kwargs", meta_kwargs)):
+            if not isinstance(kwargs_given, dict | None):
+                raise TypeError(f"{type(self).__name__} got {name}={kwargs_given!r}; it must be a dict of arguments.")
         self.estimator_class = estimator_class
         self.estimator_kwargs = estimator_kwargs or {}
         self.n_episodes = n_episodes
