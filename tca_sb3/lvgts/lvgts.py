@@ -40,6 +40,8 @@ from tca_sb3.lvgts.replay import EpisodeBatch, EpisodeCollector, EpisodeReplayBu
 from tca_sb3.lvgts.world_model import ModelLosses, model_losses
 from tca_sb3.vec_env import GymVecEnv
 
+UNSATURATED = 1.5  # tanh's slope is 0.18 there
+
 Truncations = Literal["block", "window"]
 
 SelfLVGTS = TypeVar("SelfLVGTS", bound="LVGTS")
@@ -96,6 +98,8 @@ class LVGTS(BaseAlgorithm):
     :param alpha_reward: weight of ``L_rew``.
     :param alpha_decoder: weight of ``L_decoder``.
     :param alpha_transition: weight of ``L_trans``.
+    :param saturation_coef: weight of a penalty, ours, on actions at the edge of their range, where the gradient of the
+        actor's tanh vanishes: without it an actor that once ran there may stay.
     :param max_grad_norm: largest norm of a gradient, of the models and of the actor.
     :param max_episode_steps: longest episode to expect; a longer one is an error.
     :param policy_kwargs: arguments of the policy: ``latent_dim``, ``net_arch``, ``encoder_class``,
@@ -146,6 +150,7 @@ class LVGTS(BaseAlgorithm):
         alpha_reward: float = 1.0,
         alpha_decoder: float = 0.3,
         alpha_transition: float = 1.0,
+        saturation_coef: float = 0.1,
         max_grad_norm: float = 10.0,
         max_episode_steps: int = 1000,
         policy_kwargs: dict[str, Any] | None = None,
@@ -177,6 +182,7 @@ class LVGTS(BaseAlgorithm):
             ("alpha_reward", alpha_reward),
             ("alpha_decoder", alpha_decoder),
             ("alpha_transition", alpha_transition),
+            ("saturation_coef", saturation_coef),
             ("max_grad_norm", max_grad_norm),
         ):
             if not value >= 0.0:
@@ -208,6 +214,7 @@ class LVGTS(BaseAlgorithm):
         self.action_noise_std, self.replay_noise_std = action_noise_std, replay_noise_std
         self.alpha_reward, self.alpha_decoder = alpha_reward, alpha_decoder
         self.alpha_transition = alpha_transition
+        self.saturation_coef = saturation_coef
         self.max_grad_norm = max_grad_norm
         self.max_episode_steps = max_episode_steps
         # Gradient steps that collected episodes have earned and training has not yet made.
@@ -395,8 +402,16 @@ class LVGTS(BaseAlgorithm):
         else:
             replay = imagine(act, policy.world_model, encoding, noise, self.truncation, self.shortcuts)
             value = objective = imagined_return(replay.rewards, batch.mask)
-        self._descend(-objective, policy.optimizer, policy.actor_parameters)
+        loss = -objective
+        if self.saturation_coef > 0.0:
+            loss = loss + self.saturation_coef * self._saturation(encoding.latents, batch.mask)
+        self._descend(loss, policy.optimizer, policy.actor_parameters)
         return value.detach()
+
+    def _saturation(self, latents: Tensor, mask: Tensor) -> Tensor:
+        """How far the actor is in the flat part of its tanh: ``max(|u| - 1.5, 0)²``, a sum over time like ``G``."""
+        excess = torch.relu(self.policy.actor.unbounded(latents).abs() - UNSATURATED)
+        return (excess.square().sum(-1) * mask).sum() / len(mask)
 
     def _descend(self, loss: Tensor, optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter]) -> None:
         optimizer.zero_grad()

@@ -26,6 +26,34 @@ from tca_sb3.lvgts.world_model import WorldModel
 NetArch = list[int] | dict[str, list[int]]
 _NET_PARTS = ("encoder", "model", "pi")
 FIRST_ACTIONS = 0.1  # factor on the actor's last layer: first actions are near the middle of their range
+ACTION_GAIN = 1 / 3  # of the actor's tanh; Adam's steps in its argument are as large whatever the range of actions
+
+
+class Actor(nn.Module):
+    """``π_θ`` without its noise: ``tanh(MLP(h_t) / 3)``; the network's form and its scale are ours.
+
+    :param latent_dim: ``d``.
+    :param action_dim: components of an action.
+    :param net_arch: widths of the hidden layers.
+    :param activation_fn: between them.
+    """
+
+    def __init__(
+        self, latent_dim: int, action_dim: int, net_arch: list[int], activation_fn: type[nn.Module] = nn.ReLU
+    ) -> None:
+        super().__init__()
+        self.net = mlp(latent_dim, net_arch, action_dim, activation_fn)
+        with torch.no_grad():
+            for parameter in self.net[-1].parameters():
+                parameter.mul_(FIRST_ACTIONS)
+
+    def forward(self, latents: Tensor) -> Tensor:
+        """``(..., d)`` to mean actions ``(..., action_dim)`` within (-1, 1)."""
+        return torch.tanh(self.unbounded(latents))
+
+    def unbounded(self, latents: Tensor) -> Tensor:
+        """The argument of ``tanh``."""
+        return ACTION_GAIN * self.net(latents)
 
 
 class ActorState(NamedTuple):
@@ -39,8 +67,8 @@ class ActorState(NamedTuple):
 class LVGTSPolicy(BasePolicy):
     """Encoder, world model and actor; actions are continuous and bounded.
 
-    Inside, actions are scaled to [-1, 1]; ``predict`` returns them in the environment's units. The actor is
-    ``tanh(MLP(h_t))``, and the policy's noise ``η ~ N(0, noise_std²)`` is added before clipping.
+    Inside, actions are scaled to [-1, 1]; ``predict`` returns them in the environment's units. The policy's noise
+    ``η ~ N(0, noise_std²)`` is added to what the actor says, and the sum is clipped.
 
     :param observation_space: any space of SB3's.
     :param action_space: a ``Box``.
@@ -137,11 +165,7 @@ class LVGTSPolicy(BasePolicy):
             observation_dim=_flat_dim(observation_space),
             **{**arch, **self.world_model_kwargs},
         )
-        self.actor = mlp(latent_dim, widths["pi"], action_dim, activation_fn)
-        with torch.no_grad():
-            for parameter in self.actor[-1].parameters():
-                parameter.mul_(FIRST_ACTIONS)
-        self.actor.append(nn.Tanh())
+        self.actor = Actor(latent_dim, action_dim, widths["pi"], activation_fn)
         self.optimizer = self._make_optimizer(self.actor_parameters, lr_schedule)
         self.model_optimizer = self._make_optimizer(self.model_parameters, model_lr_schedule or lr_schedule)
 

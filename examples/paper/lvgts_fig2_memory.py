@@ -1,0 +1,231 @@
+"""Figure 2 of the LVGTS paper: both algorithms on three memory tasks, gradients truncated after four states.
+
+The recall phase pays for what was, or was not, seen eight steps before its first action: no truncated gradient reaches
+back so far except through a temporal shortcut. Curves are the return of the policy without its noise, on episodes of
+their own. The paper shows the best 15 of 20 runs; here are all of them, and the best three quarters below. Bottom row:
+what step 12, in the recall phase, attends to.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from harness import Figure, Outcome, Results, Run, Task, bootstrap_interval, main
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+from numpy.typing import NDArray
+from plotting import drawing
+from stable_baselines3.common.callbacks import BaseCallback
+
+import tca_envs  # noqa: F401 (registers the tasks)
+from tca_sb3.lvgts import LMSVG, LVGTS
+from tca_sb3.vec_env import GymVecEnv, make_gym_vec_env
+
+ALGORITHMS: dict[str, type[LVGTS]] = {"LVGTS": LVGTS, "LM-SVG": LMSVG}
+COLOURS = {"LVGTS": "#009E73", "LM-SVG": "#CC79A7"}
+TASKS = {"dummy-PMT": "tca/DummyPMT-v0", "dummy-AMT": "tca/DummyAMT-v0", "pendulum-AMT": "tca/PendulumAMT-v0"}
+LANES = 16
+RECALL_STEP = 12
+EVALUATION_SEEDS = 1_000_000
+KEPT = 0.75  # the paper's 15 of 20
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything that decides the outcome; what is not here is the algorithms' default.
+
+    :param seeds: runs of each algorithm on each task.
+    :param episodes: length of training, by task.
+    :param learning_starts: episodes with uniform actions before training.
+    :param evaluate_every: episodes between two points of a curve.
+    :param evaluation_episodes: episodes of a point.
+    """
+
+    seeds: int
+    episodes: dict[str, int]
+    learning_starts: int = 256
+    evaluate_every: int = 160
+    evaluation_episodes: int = 128
+
+
+class Episodes(NamedTuple):
+    """Some episodes of the policy without noise; ``T`` is the length of the task."""
+
+    returns: NDArray[np.float64]
+    """``(B,)``."""
+    actions: NDArray[np.float32]
+    """``(B, T, 1)``."""
+    attention: NDArray[np.float32]
+    """``(B, T, T)``."""
+
+
+def play(model: LVGTS, env: GymVecEnv) -> Episodes:
+    """One episode in each lane of ``env``, whose episodes all have one length."""
+    observation = env.reset()
+    state, begins = None, np.ones(env.num_envs, bool)
+    observations, actions, returns = [], [], np.zeros(env.num_envs)
+    while not observations or not begins.all():
+        action, state = model.predict(observation, state, begins, deterministic=True)
+        observations.append(observation)
+        actions.append(action)
+        observation, rewards, begins, _ = env.step(action)
+        returns += rewards
+    taken = np.stack(actions, axis=1)
+    return Episodes(returns, taken, model.attention_weights(np.stack(observations, axis=1), taken))
+
+
+class LearningCurve(BaseCallback):
+    """The return of the policy without noise, every so many training episodes."""
+
+    def __init__(self, env: GymVecEnv, every: int) -> None:
+        super().__init__()
+        self.env, self.every = env, every
+        self.episodes: list[int] = []
+        self.returns: list[float] = []
+
+    def _on_step(self) -> bool:
+        return True
+
+    def _on_rollout_end(self) -> None:
+        assert isinstance(self.model, LVGTS)
+        episodes = self.model.replay_buffer.n_added
+        if episodes // self.every > (self.episodes[-1] // self.every if self.episodes else -1):
+            self.episodes.append(episodes)
+            self.returns.append(float(play(self.model, self.env).returns.mean()))
+
+
+def train(
+    method: str,
+    task: str,
+    seed: int,
+    episodes: int,
+    learning_starts: int,
+    evaluate_every: int,
+    evaluation_episodes: int,
+) -> Outcome:
+    """One run: its curve, and a last look at its return, its remember actions and its attention."""
+    env = make_gym_vec_env(TASKS[task], LANES, seed=seed * LANES)
+    own = make_gym_vec_env(TASKS[task], evaluation_episodes, seed=EVALUATION_SEEDS + seed * evaluation_episodes)
+    rules = own.vector_env.unwrapped.rules  # type: ignore[attr-defined]
+    curve = LearningCurve(own, evaluate_every)
+    model = ALGORITHMS[method]("MlpPolicy", env, learning_starts=learning_starts, seed=seed, device="cpu")
+    model.learn(episodes * rules.horizon, callback=curve)
+    last = play(model, own)
+    recall = last.attention[:, rules.t2 + 1 :, : rules.t1]
+    metrics = {
+        "return": float(last.returns.mean()),
+        "attention_on_remember": float(recall.sum(-1).mean()),
+        # The last remember action shows nothing any more.
+        "remember_action_error": float(np.abs(last.actions[:, : rules.t1 - 1] - rules.a_m).mean()),
+    }
+    arrays = {
+        "episodes": np.append(curve.episodes, model.replay_buffer.n_added),
+        "returns": np.append(curve.returns, metrics["return"]),
+        "attention": last.attention.mean(0),
+        "myopic_return": np.array(rules.myopic_return),
+        "optimal_return": np.array(rules.optimal_return),
+    }
+    return Outcome([Run(method, {"task": task}, seed, metrics, model.num_timesteps)], arrays)
+
+
+def run_name(method: str, task: str, seed: int) -> str:
+    """The name of a run's task."""
+    return f"{method} {task} seed={seed}"
+
+
+def training(settings: Settings, results: Results) -> list[Task]:
+    """Every algorithm on every task with every seed."""
+    return [
+        Task(
+            run_name(method, task, seed),
+            train,
+            {
+                "method": method,
+                "task": task,
+                "seed": seed,
+                "episodes": settings.episodes[task],
+                "learning_starts": settings.learning_starts,
+                "evaluate_every": settings.evaluate_every,
+                "evaluation_episodes": settings.evaluation_episodes,
+            },
+        )
+        for task in TASKS
+        for seed in range(settings.seeds)
+        for method in ALGORITHMS
+    ]
+
+
+def plot(settings: Settings, results: Results, summary: pd.DataFrame, folder: Path) -> None:
+    """Curves of all runs, curves of the best, attention; a column for each task."""
+    n_best = max(1, round(KEPT * settings.seeds))
+    rows = [(settings.seeds, f"all {settings.seeds} runs"), (n_best, f"best {n_best} of {settings.seeds}")]
+    with drawing(folder / "figure2_memory.png", 7.2, 6.2) as figure:
+        axes = figure.subplots(3, len(TASKS), sharey="row")
+        for column, task in enumerate(TASKS):
+            for row, (n_runs, _) in enumerate(rows):
+                plot_curves(settings, results, task, n_runs, axes[row, column])
+            plot_attention(settings, results, task, axes[2, column])
+            axes[0, column].set_title(task)
+        for row, (_, label) in enumerate(rows):
+            axes[row, 0].set_ylabel(f"return\n({label})")
+        axes[2, 0].set_ylabel(f"attention weight at t = {RECALL_STEP}\n(mean; dots: runs)")
+        handles = [Line2D([], [], color=colour, label=method) for method, colour in COLOURS.items()]
+        handles.append(Line2D([], [], color="0.3", ls="--", lw=0.8, label="ideal myopic agent"))
+        handles.append(Line2D([], [], color="0.3", ls=":", lw=0.8, label="maximum"))
+        figure.legend(handles=handles, loc="outside upper center", ncols=4)
+
+
+def plot_curves(settings: Settings, results: Results, task: str, n_runs: int, axes: Axes) -> None:
+    """Single runs (thin), their mean and its 95 % interval. The best are those with the best last quarter."""
+    for method, colour in COLOURS.items():
+        arrays = [results.arrays[run_name(method, task, seed)] for seed in range(settings.seeds)]
+        episodes, returns = arrays[0]["episodes"], np.stack([one["returns"] for one in arrays])
+        score = returns[:, -max(1, returns.shape[1] // 4) :].mean(1)
+        returns = returns[np.argsort(-score, kind="stable")[:n_runs]]
+        axes.plot(episodes, returns.T, color=colour, lw=0.4, alpha=0.35)
+        axes.plot(episodes, returns.mean(0), color=colour, lw=1.6)
+        low, high = np.transpose([bootstrap_interval(column) for column in returns.T])
+        axes.fill_between(episodes, low, high, color=colour, alpha=0.2, lw=0)
+    axes.axhline(float(arrays[0]["optimal_return"]), color="0.3", ls=":", lw=0.8)
+    axes.axhline(float(arrays[0]["myopic_return"]), color="0.3", ls="--", lw=0.8)
+    axes.set_ylim(-2.2, 2.2)
+    axes.set_xlabel("training episodes")
+
+
+def plot_attention(settings: Settings, results: Results, task: str, axes: Axes) -> None:
+    """What the recall step attends to, over all runs of LVGTS."""
+    rows = np.stack(
+        [results.arrays[run_name("LVGTS", task, seed)]["attention"][RECALL_STEP] for seed in range(settings.seeds)]
+    )
+    times = np.arange(rows.shape[1])
+    axes.bar(times, rows.mean(0), color=COLOURS["LVGTS"], alpha=0.5)
+    axes.plot(times, rows.T, ".", color=COLOURS["LVGTS"], ms=3)
+    axes.axvline(RECALL_STEP, color="0.3", lw=0.8)
+    axes.set_ylim(0, 1)
+    axes.set_xlabel("time recalled")
+
+
+def episodes(passive: int, active: int) -> dict[str, int]:
+    """Training lengths by task."""
+    return {task: passive if "PMT" in task else active for task in TASKS}
+
+
+FIGURE = Figure(
+    name="lvgts_fig2_memory",
+    scales={
+        "quick": Settings(
+            seeds=2, episodes=episodes(128, 128), learning_starts=48, evaluate_every=32, evaluation_episodes=32
+        ),
+        "cpu": Settings(seeds=20, episodes=episodes(2000, 8000)),
+        "paper": Settings(seeds=20, episodes=episodes(4000, 16_000)),
+    },
+    stages=[training],
+    plot=plot,
+)
+
+if __name__ == "__main__":
+    main(FIGURE)
