@@ -24,6 +24,8 @@ from tca_envs.env import ENDED, check_options, restored
 from tca_envs.randomness import stream_of
 from tca_envs.rules import CreditStructure, Lanes, Rules, Trace, read_only
 
+ALL = slice(None)
+
 Group = tuple[Lanes, int, Any]
 """Lanes, the time t at which they have arrived, and the rewards of that arrival."""
 
@@ -138,11 +140,11 @@ class CreditVectorEnv(CreditStructure, VectorEnv[Any, Any, NDArray[Any]]):
         fresh = self._choose_streams(lanes, seeds) if self.rules.words else False
         self._begin(lanes, fresh | bool(options.get("new_lifetime", False)))
         self._started = True
-        return self._observe(self._state, slice(None)), self._infos([(lanes, 0, 0.0)])
+        return self._observe(self._state, ALL), self._infos([(lanes, 0, 0.0)])
 
     def _lanes_of(self, mask: Any) -> Lanes:
         if mask is None:
-            return slice(None)
+            return ALL
         if not isinstance(mask, np.ndarray) or mask.dtype != np.bool_:
             raise TypeError(
                 "options['reset_mask'] must be a boolean numpy array, got "
@@ -153,7 +155,7 @@ class CreditVectorEnv(CreditStructure, VectorEnv[Any, Any, NDArray[Any]]):
         if not mask.any():
             raise ValueError("options['reset_mask'] resets no environment; set at least one entry to True.")
         if mask.all():
-            return slice(None)
+            return ALL
         if not self._started:
             raise ResetNeeded("The first reset must be one of all environments: call reset() without a mask.")
         return np.flatnonzero(mask)
@@ -219,22 +221,22 @@ class CreditVectorEnv(CreditStructure, VectorEnv[Any, Any, NDArray[Any]]):
         if t == horizon:
             if not self._started or self.autoreset_mode is not AutoresetMode.NEXT_STEP:
                 raise ResetNeeded(ENDED)
-            self._begin(slice(None))
+            self._begin(ALL)
             t, rewards = 0, np.zeros(self.num_envs)
         else:
             rewards = self._batch.step(self._batch.all, t, actions)
             if self.render_mode is not None:
                 self._actions[:, t], self._rewards[:, t] = actions, rewards
             self._clock = t = t + 1
-        infos = {} if self._silent else self._infos([(slice(None), t, rewards)])
+        infos = {} if self._silent else self._infos([(ALL, t, rewards)])
         truncated = np.zeros(self.num_envs, bool)
         if t < horizon:
             terminated = np.zeros(self.num_envs, bool)
         else:
             terminated = np.ones(self.num_envs, bool)
             if self.autoreset_mode is AutoresetMode.SAME_STEP:
-                infos = self._begin_at_once(slice(None), infos)
-        return self._observe(self._state, slice(None)), rewards, terminated, truncated, infos
+                infos = self._begin_at_once(ALL, infos)
+        return self._observe(self._state, ALL), rewards, terminated, truncated, infos
 
     def _step_apart(self, actions: NDArray[Any], clocks: NDArray[np.int64]) -> Any:
         """`step` out of lockstep: lanes of equal time go together."""
@@ -266,13 +268,13 @@ class CreditVectorEnv(CreditStructure, VectorEnv[Any, Any, NDArray[Any]]):
         if (self._clock == self._clock[0]).all():
             self._clock = int(self._clock[0])
         truncated = np.zeros(self.num_envs, bool)
-        return self._observe(self._state, slice(None)), rewards, terminated, truncated, infos
+        return self._observe(self._state, ALL), rewards, terminated, truncated, infos
 
     def _begin_at_once(self, lanes: Lanes, infos: dict[str, Any]) -> dict[str, Any]:
         """SAME_STEP: start the next episodes of lanes that have ended, and keep how they ended."""
         mask = np.zeros(self.num_envs, bool)
         mask[lanes] = True
-        final_obs = self.rules.observe(self._state, slice(None))
+        final_obs = self.rules.observe(self._state, ALL)
         if isinstance(self.single_observation_space, spaces.Dict):
             final_obs = _one_by_one(final_obs, self.num_envs)
         self._begin(lanes)

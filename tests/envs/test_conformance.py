@@ -410,3 +410,64 @@ def test_disabled_needs_resets():
         env.step(actions)
     env.reset(options={"reset_mask": np.array([False, True])})
     env.step(actions)
+    assert native_clock(env) is None
+    for mask in ([True, False], [False, True]):
+        env.reset(options={"reset_mask": np.array(mask)})
+    env.step(actions)
+    assert native_clock(env) == 1  # together again, and fast again
+
+
+def native_clock(env: Any) -> int | None:
+    """The time of all lanes, or None out of lockstep."""
+    return env._clock if isinstance(env._clock, int) else None
+
+
+def test_entropy_of_vector_environments():
+    """Without a seed fresh streams, each lane its own, decided by `np_random`; partly seeded where asked."""
+
+    def first_rewards(env, **arguments):
+        env.reset(**arguments)
+        return env.step(np.zeros(4, int))[1]
+
+    envs = [gym.make_vec("tca/Umbrella-v0", num_envs=4) for _ in range(5)]
+    drawn = [first_rewards(env) for env in envs[:2]]
+    assert len(np.unique(drawn)) == 8
+    for env in envs[2:4]:
+        env.reset(seed=len(str(env)))
+        env.np_random = np.random.default_rng(3)
+    np.testing.assert_array_equal(first_rewards(envs[2]), first_rewards(envs[3]))
+    following = first_rewards(envs[2])
+    assert (following != first_rewards(envs[1])).all()
+    seeded = first_rewards(envs[4], seed=[7, None, 9, None])
+    whole = first_rewards(envs[0], seed=7)
+    np.testing.assert_array_equal(seeded[[0, 2]], whole[[0, 2]])
+    assert (seeded[[1, 3]] != whole[[1, 3]]).all()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"num_envs": 0}, "num_envs must be at least 1"),
+        ({"autoreset_mode": "Sometimes"}, "'NextStep', 'SameStep', 'Disabled'"),
+        ({"render_mode": "human"}, "None, 'rgb_array'"),
+    ],
+)
+def test_bad_vector_arguments(arguments, words):
+    with pytest.raises(ValueError, match=words):
+        gym.make_vec("tca/DAG8-v0", **arguments)
+
+
+def test_zero_copy_gives_the_same_numbers():
+    copied, views = (gym.make_vec("tca/KeyToDoorMini-v0", num_envs=3, copy=copy) for copy in (True, False))
+    seen, _ = views.reset(seed=0)
+    assert_equal(copied.reset(seed=0)[0], seen)
+    views.action_space.seed(0)
+    for _ in range(40):
+        actions = views.action_space.sample()
+        first, second = copied.step(actions), views.step(actions)
+        assert_equal(first[0], second[0])
+        assert np.shares_memory(seen["image"], second[0]["image"])
+        if "final_obs" in second[4]:
+            finals = first[4]["final_obs"], second[4]["final_obs"]
+            assert_equal(*finals)
+            assert not np.shares_memory(finals[1][0]["image"], second[0]["image"])
