@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -81,8 +82,12 @@ def first_advantages(estimator: AdvantageEstimator, episodes: Episodes, baseline
 def measure(length: int, deviation: float, mean: float, seeds: Sequence[int], lanes: int, rounds: int) -> Outcome:
     """Mean and variance of both estimators, for each seed and first action."""
     env = UmbrellaVectorEnv(lanes, autoreset_mode="Disabled", length=length, mean=mean, variance=deviation**2)
-    space, undiscounted = env.single_observation_space, {"gamma": 1.0, "gae_lambda": 1.0}
-    weights = {"weights_class": Fixed, "weights_kwargs": {"matrix": env.credit_matrix.copy(), "index": "time"}}
+    space = env.single_observation_space
+    undiscounted: dict[str, Any] = {"gamma": 1.0, "gae_lambda": 1.0}
+    weights: dict[str, Any] = {
+        "weights_class": Fixed,
+        "weights_kwargs": {"matrix": env.credit_matrix.copy(), "index": "time"},
+    }
     noise = (length - 1) * mean  # the part of V(s_0) that PWR's own value, E[R_T], leaves out
     methods: dict[str, tuple[AdvantageEstimator, float, float]] = {
         "MC": (MonteCarlo(space, **undiscounted), env.state_value(P_TAKE), env.mc_variance),
@@ -186,7 +191,7 @@ def plot_means(settings: Settings, summary: pd.DataFrame, axes: Axes) -> None:
             for place, (length, deviation) in enumerate(cells):
                 row = rows.loc[(method, action, length, deviation)]
                 spread = [[row["mean"] - row["ci_low"]], [row["ci_high"] - row["mean"]]]
-                style = {"fmt": MARKERS[method], "color": COLOURS[method], "mfc": fill, "ms": 4}
+                style: dict[str, Any] = {"fmt": MARKERS[method], "color": COLOURS[method], "mfc": fill, "ms": 4}
                 axes.errorbar(place + shift, row["mean"], spread, **style)
     axes.set_xticks(range(len(cells)), [f"{deviation:g}\n{length}" for length, deviation in cells])
     axes.set_xlabel("σ (upper row), T (lower row)")

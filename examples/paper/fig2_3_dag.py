@@ -11,7 +11,7 @@ were meta-trained at ("matched"), and every method at its own best rate, found o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -44,8 +44,9 @@ Criterion = Literal["first_hit", "stays"]
 LEARNED: tuple[Method, ...] = ("Meta-PWR", "Meta-PWTD")
 METHODS: tuple[Method, ...] = ("MC", "H-PWR", *LEARNED)
 CRITERIA: tuple[Criterion, ...] = ("first_hit", "stays")
+PROBES: tuple[Critic, ...] = ("zero", "exact")
 INNER_UPDATES = 16  # the paper's
-DISCOUNT = {"gamma": 1.0, "gae_lambda": 1.0}
+UNDISCOUNTED: dict[str, Any] = {"gamma": 1.0, "gae_lambda": 1.0}
 
 # Of classes of pairs; partner and zeros as in the heatmaps.
 CLASS_COLOURS = {"partner": "#FDE725", "inner": "#440154", "outer": "#31688E", "no_reward": "#C8C8C8"}
@@ -65,7 +66,7 @@ class Settings:
     :param tuning_seeds: policies trained for each learning rate of the grid.
     :param depths: of Figure 2.
     :param heatmap_depth: of Figure 3.
-    :param batch_size: episodes in one update, in meta-training and in the protocols that use it.
+    :param batch_size: episodes in one update of a policy in Figure 2, and in the meta-training for it.
     :param inner_rates: learning rate of meta-training and of the matched protocol, by depth.
     :param single_rate: learning rate of meta-training with one episode an update, as the paper's text reads ("the
         i-th trajectory"); Figure 3 only.
@@ -108,17 +109,17 @@ def state_space(depth: int) -> spaces.Discrete:
 def fixed_estimator(method: Method, depth: int, table: NDArray[np.float32] | None) -> AdvantageEstimator:
     """The estimator of a method that learns no weights; ``table`` holds the learned ones, ``(|S| + 1, |S| + 1)``."""
     if method == "MC":
-        return MonteCarlo(state_space(depth), **DISCOUNT)
+        return MonteCarlo(state_space(depth), **UNDISCOUNTED)
     if method == "H-PWR":
-        table = DAGEnv(depth=depth).state_credit_matrix
+        table = DAGEnv(depth=depth).state_credit_matrix.astype(np.float32)
     weights: dict[str, Any] = {"weights_class": Fixed, "weights_kwargs": {"matrix": table, "index": "state"}}
     kind = PWTD if method == "Meta-PWTD" else PWR
-    return kind(state_space(depth), **DISCOUNT, **weights)
+    return kind(state_space(depth), **UNDISCOUNTED, **weights)
 
 
 def learned_estimator(method: Method, depth: int) -> WeightedEstimator:
     """The estimator whose table the metagradient learns; weights start at 0.5."""
-    return (PWTD if method == "Meta-PWTD" else PWR)(state_space(depth), **DISCOUNT, weights_class=Tabular)
+    return (PWTD if method == "Meta-PWTD" else PWR)(state_space(depth), **UNDISCOUNTED, weights_class=Tabular)
 
 
 # -- Figure 3: learning weights -------------------------------------------------------------------------------------
@@ -160,7 +161,7 @@ def learn_weights(
         frames += agents.frames
     assert isinstance(estimator.weights, Tabular)
     table = estimator.weights.table().numpy()
-    setting = {
+    setting: dict[str, Scalar] = {
         "experiment": "reset",
         "depth": depth,
         "signs": signs,
@@ -288,7 +289,7 @@ def train_policies(
     max_episodes: int,
     hold: int,
     experiment: str,
-    extra: dict[str, str],
+    extra: Mapping[str, str],
 ) -> Outcome:
     """Train one policy for each seed and rate; measure episodes until 95 % of the maximum return.
 
@@ -299,7 +300,7 @@ def train_policies(
     everyone = [(seed, lr) for lr in rates for seed in seeds]
     agents = Lifetimes([seed for seed, _ in everyone], batch_size, depth, fixed_estimator(method, depth, table))
     # SGD's step is the rate times the gradient, for each lifetime its own.
-    inner = InnerOptimizer("sgd", lr=torch.tensor([[lr] for _, lr in everyone]))  # type: ignore[arg-type]
+    inner = InnerOptimizer("sgd", lr=torch.tensor([[lr] for _, lr in everyone]))
     n_updates = max_episodes // batch_size
     milestones = Milestones(len(everyone), n_updates, hold)
     theta = agents.initial()
@@ -311,7 +312,13 @@ def train_policies(
     runs = []
     first_hits, stays = milestones.first_hit.tolist(), milestones.stays.tolist()
     for (seed, lr), hit, stay in zip(everyone, first_hits, stays, strict=True):
-        setting = {"experiment": experiment, "depth": depth, "batch_size": batch_size, "lr": lr, **extra}
+        setting: dict[str, Scalar] = {
+            "experiment": experiment,
+            "depth": depth,
+            "batch_size": batch_size,
+            "lr": lr,
+            **extra,
+        }
         metrics = {
             "first_hit": hit * batch_size,
             "stays": stay * batch_size,
@@ -325,6 +332,11 @@ def train_policies(
 # -- stages ---------------------------------------------------------------------------------------------------------
 
 
+def table_seeds(settings: Settings, critic: Critic) -> range:
+    """Seeds of the weight tables of one variant; the probe shows one table of each kind."""
+    return range(META_SEEDS, META_SEEDS + (1 if critic in PROBES else settings.meta_seeds))
+
+
 def reset_name(method: str, depth: int, signs: str, critic: str, batch_size: int, seed: int) -> str:
     """The name of a meta-training task."""
     return f"reset {method} depth={depth} signs={signs} critic={critic} batch={batch_size} seed={seed}"
@@ -336,12 +348,11 @@ def meta_training(settings: Settings, results: Results) -> list[Task]:
     variants: list[tuple[Method, int, Signs, Critic, int]] = [
         (method, depth, "fixed", "learned", wide) for depth in settings.depths for method in LEARNED
     ]
-    variants += [(method, deep, "redrawn", "learned", wide) for method in LEARNED]
     variants += [(method, deep, signs, "learned", 1) for method in LEARNED for signs in ("fixed", "redrawn")]
-    variants += [("Meta-PWTD", deep, "fixed", critic, wide) for critic in ("zero", "exact")]
+    variants += [("Meta-PWTD", deep, "fixed", critic, 1) for critic in PROBES]
     tasks = []
     for method, depth, signs, critic, batch_size in variants:
-        for seed in range(META_SEEDS, META_SEEDS + settings.meta_seeds):
+        for seed in table_seeds(settings, critic):
             arguments = {
                 "method": method,
                 "depth": depth,
@@ -364,10 +375,9 @@ def policy_tasks(
     experiment: str,
     method: Method,
     depth: int,
-    batch_size: int,
     seeds: Sequence[int],
     rates: Sequence[float],
-    extra: dict[str, str],
+    extra: Mapping[str, str],
 ) -> list[Task]:
     """Train policies with one method: one task for each weight table."""
     n_tables = settings.meta_seeds if method in LEARNED else 1
@@ -386,14 +396,14 @@ def policy_tasks(
             "seeds": mine,
             "rates": list(rates),
             "table": table,
-            "batch_size": batch_size,
+            "batch_size": settings.batch_size,
             "max_episodes": settings.max_episodes[depth],
             "hold": settings.hold,
             "experiment": experiment,
             "extra": extra,
         }
         suffix = "".join(f" {value}" for value in extra.values())
-        name = f"{experiment} {method} depth={depth} batch={batch_size} table={number}{suffix}"
+        name = f"{experiment} {method} depth={depth} table={number}{suffix}"
         tasks.append(Task(name, train_policies, arguments))
     return tasks
 
@@ -404,21 +414,14 @@ def tuning(settings: Settings, results: Results) -> list[Task]:
     return [
         task
         for depth in settings.depths
-        for batch_size in (settings.batch_size, 1)
         for method in METHODS
-        for task in policy_tasks(settings, results, "tuning", method, depth, batch_size, seeds, settings.rates, {})
+        for task in policy_tasks(settings, results, "tuning", method, depth, seeds, settings.rates, {})
     ]
 
 
-def best_rate(results: Results, method: Method, depth: int, batch_size: int, criterion: Criterion) -> float:
+def best_rate(results: Results, method: Method, depth: int, criterion: Criterion) -> float:
     """The rate with the fewest failures on the tuning seeds; among those, the lowest mean number of episodes."""
-    runs = results.runs
-    chosen = runs[
-        (runs["experiment"] == "tuning")
-        & (runs["method"] == method)
-        & (runs["depth"] == depth)
-        & (runs["batch_size"] == batch_size)
-    ]
+    chosen = rows_where(results.runs, experiment="tuning", method=method, depth=depth)
     scores = chosen.groupby("lr")[[f"{criterion}_reached", criterion]].mean()
     ranked = scores.sort_values([f"{criterion}_reached", criterion], ascending=[False, True])
     return float(ranked.index[0])
@@ -431,13 +434,19 @@ def reporting(settings: Settings, results: Results) -> list[Task]:
     for depth in settings.depths:
         for method in METHODS:
             matched = [settings.inner_rate(depth)]
-            tasks += policy_tasks(settings, results, "matched", method, depth, settings.batch_size, seeds, matched, {})
-            for batch_size in (settings.batch_size, 1):
-                for criterion in CRITERIA:
-                    tuned = [best_rate(results, method, depth, batch_size, criterion)]
-                    extra = {"tuned_for": criterion}
-                    tasks += policy_tasks(settings, results, "tuned", method, depth, batch_size, seeds, tuned, extra)
+            tasks += policy_tasks(settings, results, "matched", method, depth, seeds, matched, {})
+            for criterion in CRITERIA:
+                tuned = [best_rate(results, method, depth, criterion)]
+                extra = {"tuned_for": criterion}
+                tasks += policy_tasks(settings, results, "tuned", method, depth, seeds, tuned, extra)
     return tasks
+
+
+def rows_where(runs: pd.DataFrame, **columns: Scalar) -> pd.DataFrame:
+    """The runs that have these values in these columns."""
+    for name, value in columns.items():
+        runs = runs[runs[name] == value]
+    return runs
 
 
 # -- pictures -------------------------------------------------------------------------------------------------------
@@ -451,27 +460,15 @@ def plot(settings: Settings, results: Results, summary: pd.DataFrame, folder: Pa
     plot_probe(settings, results, folder / "pwtd_probe.png")
 
 
-def rows_where(runs: pd.DataFrame, **columns: Scalar) -> pd.DataFrame:
-    """The runs that have these values in these columns."""
-    for name, value in columns.items():
-        runs = runs[runs[name] == value]
-    return runs
-
-
 def plot_speed(settings: Settings, runs: pd.DataFrame, path: Path) -> None:
     """Figure 2, right: episodes to 95 %. A dot is a policy, a bar a median; failures lie at the top."""
-    wide = settings.batch_size
-    protocols = [
-        ("matched", wide, f"rate of meta-training\n{wide} episodes an update"),
-        ("tuned", wide, f"each method's best rate\n{wide} episodes an update"),
-        ("tuned", 1, "each method's best rate\n1 episode an update"),
-    ]
+    protocols = {"matched": "learning rate of meta-training", "tuned": "each method's best learning rate"}
     with drawing(path, 7.2, 5.4) as figure:
-        grid = figure.subplots(2, 3, sharex=True, sharey=True)
+        grid = figure.subplots(2, 2, sharex=True, sharey=True)
         rng = np.random.default_rng(0)  # of the dots' sideways scatter
         for row, criterion in zip(grid, CRITERIA, strict=True):
-            for axes, (experiment, batch_size, title) in zip(row, protocols, strict=True):
-                shown = rows_where(runs, experiment=experiment, batch_size=batch_size)
+            for axes, (experiment, title) in zip(row, protocols.items(), strict=True):
+                shown = rows_where(runs, experiment=experiment)
                 if experiment == "tuned":
                     shown = rows_where(shown, tuned_for=criterion)
                 for place, depth in enumerate(settings.depths):
@@ -510,7 +507,7 @@ def mean_table(
     settings: Settings, results: Results, method: Method, signs: Signs, critic: Critic, batch_size: int
 ) -> NDArray[np.float32]:
     """Learned weights at the heatmaps' depth, averaged over meta-training seeds."""
-    seeds = range(META_SEEDS, META_SEEDS + settings.meta_seeds)
+    seeds = table_seeds(settings, critic)
     names = [reset_name(method, settings.heatmap_depth, signs, critic, batch_size, seed) for seed in seeds]
     return np.mean([results.arrays[name]["weights"] for name in names], axis=0)
 
@@ -578,14 +575,13 @@ def plot_classes(settings: Settings, runs: pd.DataFrame, path: Path) -> None:
     variants = [
         ("fixed", wide, "#0072B2", "o"),
         ("fixed", 1, "#56B4E9", "o"),
-        ("redrawn", wide, "#D55E00", "s"),
         ("redrawn", 1, "#E69F00", "s"),
     ]
     handles = []
     with drawing(path, 7.2, 3.0) as figure:
         grid = figure.subplots(1, 2, sharey=True)
-        for shift, (signs, batch_size, colour, marker) in zip((-0.24, -0.08, 0.08, 0.24), variants, strict=True):
-            style = {"color": colour, "marker": marker, "ls": "", "ms": 4.5, "mew": 0}
+        for shift, (signs, batch_size, colour, marker) in zip((-0.18, 0.0, 0.18), variants, strict=True):
+            style: dict[str, Any] = {"color": colour, "marker": marker, "ls": "", "ms": 4.5, "mew": 0}
             handles.append(Line2D([], [], **style, label=f"{signs} signs, batch of {batch_size}"))
             for axes, method in zip(grid, LEARNED, strict=True):
                 shown = rows_where(
@@ -601,7 +597,7 @@ def plot_classes(settings: Settings, runs: pd.DataFrame, path: Path) -> None:
             axes.set_xticks(range(len(measures)), list(measures.values()))
             axes.set_ylim(0, 1.02)
         grid[0].set_ylabel("mean weight of the class; AUC")
-        figure.legend(handles=handles, loc="outside lower center", ncols=4)
+        figure.legend(handles=handles, loc="outside lower center", ncols=3)
 
 
 def plot_probe(settings: Settings, results: Results, path: Path) -> None:
@@ -609,13 +605,13 @@ def plot_probe(settings: Settings, results: Results, path: Path) -> None:
     pairs = PairClasses(DAGEnv(depth=settings.heatmap_depth))
     titles: dict[Critic, str] = {
         "zero": "value 0 throughout: TD errors are rewards",
-        "learned": "value learned from 0, as in Figure 3",
+        "learned": "value learned from 0",
         "exact": "exact value of the present policy",
     }
     with drawing(path, 4.6, 5.4) as figure:
         grid = figure.subplots(3, 1)
         for axes, (critic, title) in zip(grid, titles.items(), strict=True):
-            table = mean_table(settings, results, "Meta-PWTD", "fixed", critic, settings.batch_size)
+            table = mean_table(settings, results, "Meta-PWTD", "fixed", critic, 1)
             image = draw_table(axes, table, pairs, title)
             axes.set_ylabel("state to credit, $S_t$")
         grid[-1].set_xlabel("state in which the TD error arrives, $S_k$")

@@ -275,7 +275,8 @@ class Store:
         runs = [{**asdict(run), "seconds": share} for run in outcome.runs]
         path = self._path(name)
         partial = path.with_name(f"{name}.partial.npz")
-        np.savez_compressed(partial, __runs__=np.array(json.dumps(runs)), **outcome.arrays)
+        arrays: dict[str, Any] = {"__runs__": np.array(json.dumps(runs)), **outcome.arrays}
+        np.savez_compressed(partial, **arrays)
         os.replace(partial, path)
 
     def results(self, names: Sequence[str]) -> tuple[Results, list[str]]:
