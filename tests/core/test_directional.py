@@ -90,6 +90,12 @@ def test_other_parameters_than_the_live_ones(kind: str) -> None:
         linearization.freeze()
         for one, other in zip(linearization.along(u), wanted, strict=True):
             assert torch.allclose(one, other, rtol=1e-10, atol=1e-12)
+    linearization = Linearization(policy, observations, actions, dict(point))
+    elsewhere.evaluate_actions(observations, actions)[1].sum().backward()
+    gradient = linearization.gradient(linearization.log_prob.sum())
+    for name, parameter in elsewhere.named_parameters():
+        there = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+        assert torch.allclose(gradient[name], there, rtol=1e-10, atol=1e-12), name
     for name, parameter in policy.named_parameters():
         assert torch.equal(parameter, live[name]), f"{name} was overwritten"
         assert parameter.grad is None

@@ -289,8 +289,7 @@ def test_metagradient_is_naive_double_backward(case: dict[str, Any]) -> None:
     assert stats["grad_norm"] == pytest.approx(flatten(wanted).norm().item(), rel=1e-9)
 
 
-@pytest.mark.parametrize("optimizer", SETTINGS)
-@pytest.mark.parametrize("max_norm", [0.05, 1e3], ids=["clipped", "clip inactive"])
+@pytest.mark.parametrize(("optimizer", "max_norm"), [("rmsprop", 0.05), ("adam", 1e3)])
 def test_metagradient_is_what_a_small_change_of_eta_does(optimizer: str, max_norm: float) -> None:
     run = Run(optimizer=optimizer, max_norm=max_norm, normalize=True)
     first, second = make_rollout("mlp", 20), make_rollout("mlp", 30)

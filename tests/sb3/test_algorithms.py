@@ -64,11 +64,11 @@ SETUPS: dict[str, tuple[str, Callable[[], VecEnv], dict[str, Any]]] = {
 
 def parameters_after(cls: type, setup: str, **kwargs: Any) -> list[Tensor]:
     policy, make, arguments = SETUPS[setup]
-    small = {"n_steps": 8} if issubclass(cls, sb3.A2C) else {"n_steps": 16, "batch_size": 16, "n_epochs": 2}
+    small = {"n_steps": 10} if issubclass(cls, sb3.A2C) else {"n_steps": 12, "batch_size": 12, "n_epochs": 2}
     policy_kwargs = {**TINY, **({"features_extractor_kwargs": {"cnn_output_dim": 8}} if setup == "dict" else {})}
     model = cls(policy, make(), seed=3, policy_kwargs=policy_kwargs, **{**small, **arguments, **kwargs})
     start = [p.detach().clone() for p in model.policy.parameters()]
-    model.learn(6 * model.n_steps * model.n_envs)
+    model.learn(4 * model.n_steps * model.n_envs)
     after = [p.detach() for p in model.policy.parameters()]
     assert any(not torch.equal(a, b) for a, b in zip(start, after, strict=True))
     return after
