@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 
 import tca_envs
+from tca_envs import rendering as draw
+from tca_envs.envs.dag import _position
 
 assert tca_envs
 
@@ -205,6 +207,26 @@ def test_redraw_every_episode():
     for reward in drawn[:20]:
         assert solve(env.next_state, reward, np.max)[0] == env.optimal_return
     assert env.influence_matrix.sum() == 3
+
+
+def test_picture_tells_what_is_paid():
+    """A decision is blue until it is paid for, then green or red as it was rewarded."""
+    env = gym.make("tca/DAG8-v0", render_mode="rgb_array", layout_seed=2).unwrapped
+    rng = np.random.default_rng(0)
+    for _ in range(4):
+        path, rewards, actions = [env.reset()[0]], [], rng.integers(2, size=8)
+        for action in actions:
+            after, reward, *_ = env.step(action)
+            path.append(after)
+            rewards.append(reward)
+            picture = env.render()
+            for decision in path[: min(4, len(path) - 1)]:
+                paid = [reward for j, reward in zip(path[1:], rewards, strict=True) if j == env.n_states - decision]
+                colour = {(): draw.BLUE, (1.0,): draw.GREEN, (-1.0,): draw.RED}[tuple(paid)]
+                y, x = _position(env.rules, decision)
+                assert tuple(picture[round(y), round(x) - 7]) == colour
+            y, x = _position(env.rules, path[-1])
+            assert tuple(picture[round(y), round(x)]) == draw.INK
 
 
 def test_text_tells_the_story():

@@ -160,6 +160,28 @@ def test_story(arguments):
     assert apples or env.rules.n_apples == 0
 
 
+@pytest.mark.parametrize("env_id", ["tca/KeyToDoor-v0", "tca/KeyToDoorMini-v0"])
+def test_picture_shows_the_room(env_id):
+    env = make(env_id, render_mode="rgb_array")
+    rng = np.random.default_rng(0)
+    shown = set()
+    for episode in range(6):
+        env.reset(seed=episode)
+        story = Story(env)
+        for _ in range(env.horizon):
+            goal = env.rules.door if story.phase == 2 else env._state.key[0]
+            moves = env.rules.moves[int(story.has_key), env._state.place[0]]
+            sure = story.phase != 1 and episode % 2
+            action = int(np.argmin(env.rules.distances[moves, goal])) if sure else int(rng.integers(4))
+            env.step(action)
+            story.step(action)
+            room, picture = story.image(28), env.render()
+            left = (picture.shape[1] - room.shape[1]) // 2
+            np.testing.assert_array_equal(picture[56 : 56 + room.shape[0], left : left + room.shape[1]], room)
+            shown.add((story.phase, story.has_key, story.opened))
+    assert {(0, False, False), (0, True, False), (1, False, False), (2, False, False), (2, True, True)} <= shown
+
+
 def test_nine_configurations():
     ids = {
         f"tca/KeyToDoor-mean{mean:g}-var{variance:g}-v0": (mean, variance) for mean in MEANS for variance in VARIANCES

@@ -113,6 +113,25 @@ class Endless(Bandit):
         return 0, 0.0, False, False, {}
 
 
+class Foreseeing(Bandit):
+    """Begins with what will be done, in so far as the last run of the same episode did it."""
+
+    last = 0
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return Foreseeing.last, {}
+
+    def step(self, action):
+        Foreseeing.last = int(action)
+        return super().step(action)
+
+
+def test_observations_from_the_future_are_named():
+    with pytest.raises(CreditEnvError, match="changed an observation before it"):
+        check_credit_env(Foreseeing(), episodes=0)
+
+
 @pytest.mark.parametrize(
     ("env_class", "words"),
     [
