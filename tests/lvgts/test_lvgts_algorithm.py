@@ -114,6 +114,93 @@ def test_model_steps_reduce_the_losses() -> None:
     assert losses[-1].reward < 0.5 * losses[0].reward and losses[-1].decoder < losses[0].decoder
 
 
+def test_a_saturated_actor_is_pulled_back() -> None:
+    """At the flat end of its tanh the return's gradient vanishes; the penalty's does not."""
+    ends = []
+    for coef in (0.0, 0.1):
+        model = make(saturation_coef=coef, learning_rate=1e-2).learn(40)
+        batch = model.replay_buffer.sample(8)
+        with torch.no_grad():
+            model.policy.actor.net[-1].bias += 60.0
+        for _ in range(50):
+            model.policy_step(batch)
+        latents = model.policy.encode(batch).latents[batch.mask]
+        ends.append(model.policy.actor.unbounded(latents).max().item())
+    assert ends[0] > 15 and ends[1] < ends[0] - 1
+    inside = make(saturation_coef=1e6)
+    assert inside._saturation(torch.zeros(2, 3, LATENT_DIM), torch.ones(2, 3, dtype=torch.bool)) == 0.0
+
+
+def test_gradients_are_clipped_by_norm() -> None:
+    kwargs = {**POLICY, "optimizer_class": torch.optim.SGD}
+    model = make(max_grad_norm=1e-3, learning_rate=1.0, model_learning_rate=1.0, policy_kwargs=kwargs).learn(40)
+    batch = model.replay_buffer.sample(8)
+    for step, moved in (
+        (model.model_step, model.policy.model_parameters),
+        (model.policy_step, model.policy.actor_parameters),
+    ):
+        before = [parameter.detach().clone() for parameter in moved]
+        step(batch)
+        squares = [(new - old).square().sum() for new, old in zip(moved, before, strict=True)]
+        assert sum(squares).sqrt().item() == pytest.approx(1e-3, rel=1e-3)  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("which", ["reward", "decoder", "transition"])
+def test_alphas_weigh_their_terms(which: str) -> None:
+    """With the two others at 0, only what this term may move moves."""
+    alphas = {f"alpha_{name}": float(name == which) for name in ("reward", "decoder", "transition")}
+    model = make(**alphas).learn(40)
+    batch = model.replay_buffer.sample(8)
+    model.policy.model_optimizer = torch.optim.SGD(model.policy.model_parameters, lr=0.1)
+    before = parameters(model)
+    model.model_step(batch)
+    moved = {name for name, value in parameters(model).items() if not torch.equal(value, before[name])}
+    heads = {name.split(".")[1] for name in moved if name.startswith("world_model")}
+    assert heads == {which}
+    assert any(name.startswith("encoder") for name in moved) == (which != "transition")
+
+
+def test_replayed_noise_has_its_own_deviation() -> None:
+    model = make(action_noise_std=0.5).learn(40)
+    batch = model.replay_buffer.sample(8)
+    model.policy.optimizer = torch.optim.SGD(model.policy.actor_parameters, lr=0.0)
+    spreads = {}
+    for std in (None, 0.5, 0.0):
+        model.replay_noise_std = std
+        torch.manual_seed(0)
+        spreads[std] = np.std([model.policy_step(batch).item() for _ in range(10)])
+    assert spreads[0.0] < 1e-6 < spreads[0.5] == spreads[None]
+
+
+def test_inferred_noise_belongs_to_the_algorithm() -> None:
+    """Under recorded actions both algorithms replay the rewards their model gives to real latents."""
+    for algorithm in ALGORITHMS:
+        model = make(algorithm, learning_starts=1000).learn(60)
+        batch = model.replay_buffer.sample(8)
+        policy = model.policy
+        policy.actor = Recorded(batch.actions)  # type: ignore[assignment]
+        policy.optimizer = torch.optim.SGD(policy.actor.parameters(), lr=0.0)
+        model.replay_noise_std = 0.0
+        rewards = policy.world_model.predict_reward(policy.encode(batch).latents, batch.actions)
+        expected = (rewards * batch.mask).sum().item() / 8
+        assert model.policy_step(batch).item() == pytest.approx(expected, abs=1e-5)
+
+
+class Recorded(nn.Module):
+    """Plays given actions, one time after the other."""
+
+    def __init__(self, actions: Tensor) -> None:
+        super().__init__()
+        self.actions, self.t = nn.Parameter(actions), -1
+
+    def forward(self, latents: Tensor) -> Tensor:
+        self.t += 1
+        return self.actions[:, self.t]
+
+    def unbounded(self, latents: Tensor) -> Tensor:
+        return torch.zeros_like(self.actions[:, : latents.shape[1]])
+
+
 def test_only_the_shortcuts_tell_the_two_apart() -> None:
     """Same networks and episodes; LM-SVG's transition is blind to what was recalled."""
     models = [make(algorithm).learn(60) for algorithm in ALGORITHMS]
