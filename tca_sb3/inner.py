@@ -37,7 +37,10 @@ def flatten(tensors: Iterable[Tensor]) -> Tensor:
 
 def unflatten(vector: Tensor, like: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Cut a vector into tensors named and shaped as ``like``; the inverse of :func:`flatten`."""
-    pieces = vector.split([tensor.numel() for tensor in like.values()])
+    sizes = [tensor.numel() for tensor in like.values()]
+    if vector.shape != (sum(sizes),):
+        raise ValueError(f"unflatten got a vector of shape {tuple(vector.shape)} for {sum(sizes)} numbers.")
+    pieces = vector.split(sizes)
     return {name: piece.view_as(tensor) for (name, tensor), piece in zip(like.items(), pieces, strict=True)}
 
 
@@ -71,6 +74,10 @@ class InnerOptimizer:
     def __post_init__(self) -> None:
         if self.rule not in ("sgd", "rmsprop", "rmsprop_tf", "adam"):
             raise ValueError(f"InnerOptimizer got rule={self.rule!r}; write 'sgd', 'rmsprop', 'rmsprop_tf' or 'adam'.")
+        for name in ("lr", "eps", "max_grad_norm"):
+            value = getattr(self, name)
+            if value is not None and not bool((torch.as_tensor(value) >= 0).all()):
+                raise ValueError(f"InnerOptimizer got {name}={value}; it must be at least 0.")
 
     @classmethod
     def of(cls, optimizer: torch.optim.Optimizer, max_grad_norm: float | None = None) -> InnerOptimizer:

@@ -233,3 +233,18 @@ def test_optimizers_without_a_differentiable_step_are_refused(case: str) -> None
 def test_an_unknown_rule_is_refused() -> None:
     with pytest.raises(ValueError, match=r"^InnerOptimizer got rule='lion'; write 'sgd'"):
         InnerOptimizer("lion", lr=0.1)
+
+
+@pytest.mark.parametrize("name", ["lr", "eps", "max_grad_norm"])
+@pytest.mark.parametrize("value", [-0.1, float("nan")])
+def test_settings_that_make_no_step_are_refused(name: str, value: float) -> None:
+    with pytest.raises(ValueError, match=rf"^InnerOptimizer got {name}={value}; .*\.$"):
+        InnerOptimizer(**{"rule": "adam", "lr": 0.1, name: value})  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"^InnerOptimizer got lr="):
+        InnerOptimizer("sgd", lr=torch.tensor([0.1, -0.1]))
+
+
+def test_unflatten_refuses_another_number_of_entries() -> None:
+    named = {str(i): p.detach() for i, p in enumerate(parameters())}
+    with pytest.raises(ValueError, match=r"^unflatten got a vector of shape \(12,\) for 13 numbers\.$"):
+        unflatten(torch.zeros(12), named)
