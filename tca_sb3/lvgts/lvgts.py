@@ -336,8 +336,8 @@ class LVGTS(BaseAlgorithm):
             new_obs, rewards, dones, infos = env.step(actions)
             self.num_timesteps += env.num_envs
             callback.update_locals(locals())
-            if not callback.on_step():
-                return False
+            # Stopping loses no step: the next learn() may go on with the episodes in progress.
+            goes_on = callback.on_step()
             self._update_info_buffer(infos, dones)
             observations: Any = self._last_obs
             if self._vec_normalize_env is not None:
@@ -354,6 +354,8 @@ class LVGTS(BaseAlgorithm):
                 self._acting = begin_episodes(self._acting, torch.as_tensor(dones, device=self.device))
             self._last_obs = new_obs  # type: ignore[assignment]
             self._last_episode_starts = dones
+            if not goes_on:
+                return False
         callback.on_rollout_end()
         return True
 

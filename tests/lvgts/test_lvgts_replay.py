@@ -93,7 +93,11 @@ def test_algorithm_stores_what_happened(kind: str) -> None:
     env = lengths_env((3,), (5, 2), (17, 4), endings="tc", kind=kind)
     policy = {"dict": "MultiInputPolicy", "image": "CnnPolicy"}.get(kind, "MlpPolicy")
     model = LVGTS(policy, env, learning_starts=1000, n_episodes=2, **SMALL)
-    model.learn(60).learn(60, reset_num_timesteps=False)
+    model.learn(60)
+    # Stopped in the middle of episodes, which go on afterwards.
+    model.learn(60, callback=lambda local, _: local["self"].num_timesteps < 75, reset_num_timesteps=False)
+    assert model.num_timesteps == 75
+    model.learn(60, reset_num_timesteps=False)
     buffer = model.replay_buffer
     assert buffer.n_added == len(buffer) > 15
     batch = buffer.get(np.arange(len(buffer)))
