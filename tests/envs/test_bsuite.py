@@ -155,6 +155,7 @@ def test_regret_of_catch_and_umbrella_counts_what_was_missed() -> None:
         assert 0 < expected < 80
 
 
+@pytest.mark.ci
 def test_regret_is_what_bsuites_analysis_finds_in_its_log(tmp_path: Path) -> None:
     """bsuite's analysis sets a global plotting style on import, so it works in a process of its own."""
     regrets = {}

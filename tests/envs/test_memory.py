@@ -236,7 +236,7 @@ def test_passive_and_active_tasks_share_their_targets() -> None:
 # Single and vector, backends, autoreset.
 
 
-@pytest.mark.parametrize("backend", ["numpy", "numba"])
+@pytest.mark.parametrize("backend", ["numpy", pytest.param("numba", marks=pytest.mark.ci)])
 @pytest.mark.parametrize("id_", NATIVE_IDS)
 @pytest.mark.parametrize(
     "arguments", [{}, {"observation": "time", "t1": 2, "t2": 3, "length": 6}, {"observation": "bare", "sigma": 0.3}]

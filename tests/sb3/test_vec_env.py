@@ -603,7 +603,7 @@ def test_a_native_vector_env_may_reuse_its_buffers() -> None:
     np.testing.assert_array_equal(kept_rewards, np.arange(1, 13)[:, None] * np.ones(2))
 
 
-@pytest.mark.slow
+@pytest.mark.ci
 def test_async_vector_env() -> None:
     def make() -> gym.Env:
         return gym.make("Acrobot-v1", max_episode_steps=5)
