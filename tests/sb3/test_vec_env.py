@@ -3,6 +3,7 @@ promises."""
 
 from __future__ import annotations
 
+import doctest
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -29,6 +30,7 @@ from stable_baselines3.common.vec_env import (
     VecTransposeImage,
 )
 
+from tca_sb3 import vec_env
 from tca_sb3.vec_env import GymVecEnv, make_gym_vec_env
 
 N_ENVS = 3
@@ -645,3 +647,9 @@ def test_continuous_actions_reach_the_environment_in_its_own_dtype() -> None:
         assert_same(env.step(actions.tolist())[0], dummy.step(actions.astype(np.float32))[0])
     model = PPO("MlpPolicy", env, n_steps=16, batch_size=16, n_epochs=1, device="cpu")
     assert model.learn(64).num_timesteps == 64
+
+
+def test_examples_in_the_docstrings_run() -> None:
+    results = doctest.testmod(vec_env)
+    assert results.attempted > 0
+    assert results.failed == 0
