@@ -111,7 +111,8 @@ class CreditMixin(_Host):
                 f"its own advantages; leave it out, or derive the class from {own_buffer.__name__}."
             )
         super()._setup_model()
-        self.estimator = self._make_estimator().to(self.device)
+        # Never in training mode: with batch normalisation one episode's weights would depend on the others.
+        self.estimator = self._make_estimator().to(self.device).eval()
         if isinstance(self.rollout_buffer, _EpisodeStorage):
             self.rollout_buffer.estimator = self.estimator
             self.rollout_buffer.n_episodes = self.n_episodes
@@ -177,7 +178,7 @@ class CreditMixin(_Host):
             )
         value_net = None
         if not self.estimator.regular_critic:
-            value_net = RegularValue(self.policy).to(self.device)
+            value_net = RegularValue(self.policy).to(self.device).eval()
         settings: dict[str, Any] = {"gamma": self.gamma, "gae_lambda": self.gae_lambda, **meta_kwargs}
         self.meta = MetaLearner(self.estimator, value_net, **settings)
         self.meta_kwargs = meta_kwargs

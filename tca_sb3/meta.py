@@ -7,6 +7,9 @@ One inner step is ``θ′ = θ − U(g)`` with ``g(η) = ∇_θ L_inner(θ; η, 
 and ``g(η)·u`` needs only directional derivatives of ``log π_θ`` (and of ``v`` where the value targets depend on
 ``η``): no second-order graph is built (see :func:`tca_sb3.objectives.adjoint_loss`).
 
+The policy is differentiated in evaluation mode. With batch normalisation or dropout in it, SB3's own step is another
+function, and the metagradient is an approximation.
+
 Reading note: as in the paper, the outer objective leaves out the effect of ``θ`` on later sampling, and ``v_ψ`` is
 a constant.
 """
