@@ -127,10 +127,13 @@ class CreditVectorEnv(CreditStructure, VectorEnv[Any, Any, NDArray[Any]]):
         lanes = self._lanes_of(options.get("reset_mask"))
         if isinstance(seed, (int, np.integer)):
             super().reset(seed=int(seed))
+            self._stream_source = self.np_random
             seeds: Sequence[int | None] = range(int(seed), int(seed) + self.num_envs)
         elif seed is None:
             seeds = (None,) * self.num_envs
         else:
+            if not isinstance(seed, (Sequence, np.ndarray)) or isinstance(seed, str):
+                raise TypeError(f"seed must be None, an integer or a sequence of them, got {seed!r}.")
             seeds = tuple(seed)
             if len(seeds) != self.num_envs:
                 raise ValueError(f"{self.num_envs} environments need as many seeds, got {len(seeds)}.")
@@ -163,7 +166,7 @@ class CreditVectorEnv(CreditStructure, VectorEnv[Any, Any, NDArray[Any]]):
     def _choose_streams(self, lanes: Lanes, seeds: Sequence[int | None]) -> NDArray[np.bool_]:
         """Set the streams of the coming episodes; True, per lane of `lanes`, where one is new."""
         if self._stream_source is not self.np_random:
-            if seeds[0] is None and self._stream_source is not None:
+            if self._stream_source is not None:
                 self._seeded[:] = False  # the user has put a generator of their own in place
             self._stream_source = self.np_random
         numbers = np.arange(self.num_envs)[lanes]

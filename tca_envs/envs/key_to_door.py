@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 from gymnasium import spaces
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from tca_envs import rendering as draw
 from tca_envs.checks import check_choice, check_count, check_number
@@ -431,39 +431,27 @@ class KeyToDoorRules(Rules):
                         queue.append(after)
         return read_only(distances)
 
-    def _first_visits(self, has_key: int, phase: int, target: int) -> NDArray[np.bool_]:
-        """After which numbers of steps 1..length of a phase a walk can come to a place for the first time."""
-        possible = np.zeros(self.phases.lengths[phase], bool)
-        reached = np.arange(3 * self.cells) == self.starts[phase]
-        for step in range(len(possible)):
-            moved = np.zeros_like(reached)
-            moved[self.moves[has_key, reached]] = True
-            possible[step], reached = moved[target], moved
-            reached[target] = False
-        return possible
-
     @cached_property
     def credit_matrix(self) -> NDArray[np.float64]:
         matrix = np.zeros((self.horizon, self.horizon))
         _, apples, doors, _ = self.phases.starts
         # Phases begin at fixed places, so apples depend on their own phase's actions alone, and the door on its
         # own phase's and on the key. What cannot pay at a time (too far, or out of step) is 0 whatever one does.
-        pays = np.zeros(doors - apples, bool)
+        pays: NDArray[Any] = np.zeros(doors - apples, bool)
         if self.n_apples and (self.apple_mean or self.apple_variance):
-            for place in self.apple_places.tolist():
-                pays |= self._first_visits(0, APPLE_PHASE, place)
-            if self.respawn:  # what can be had once at a time can be waited for, or walked away from
-                pays = np.maximum.accumulate(pays)
+            pays = (self._takings(0, APPLE_PHASE, self.apple_places, self.respawn) > 0).any(axis=0)
         matrix[apples:doors, apples:doors] = np.triu(np.ones((len(pays), 1)) * pays)
         if self.door_reward:
-            pays = self._first_visits(1, DOOR_PHASE, self.door)
+            pays = self._takings(1, DOOR_PHASE, self.door)[0] > 0
             matrix[doors:, doors:] = np.triu(np.ones((len(pays), 1)) * pays)
-            if any(self._first_visits(0, KEY_PHASE, place).any() for place in self.key_places.tolist()):
+            if self._takings(0, KEY_PHASE, self.key_places).any():
                 matrix[:apples, doors:] = pays
         return read_only(matrix)
 
-    def _visits(self, has_key: int, phase: int, targets: Sequence[int], rest: int = 0) -> NDArray[np.float64]:
-        """Expected takings of a thing at each target in a phase of uniformly random moves.
+    def _takings(self, has_key: int, phase: int, targets: ArrayLike, rest: int = 0) -> NDArray[np.float64]:
+        """Expected takings of a thing at each target, at each step of a phase of uniformly random moves.
+
+        The shape is (targets, steps). What is 0 here is impossible, for random moves do everything.
 
         A thing that was taken is back after `rest` steps, or never if 0. For each target there is a Markov
         chain over (waiting time, place): waiting time 0 means that the thing lies there, and with `rest` = 0
@@ -473,17 +461,18 @@ class KeyToDoorRules(Rules):
         walk = np.zeros((places, places))
         for action in range(len(MOVES)):
             walk[np.arange(places), self.moves[has_key, :, action]] += 1 / len(MOVES)
+        targets = np.atleast_1d(targets)
         each = np.arange(len(targets))
         chance = np.zeros((len(targets), max(rest, 1) + 1, places))
         chance[:, 0, self.starts[phase]] = 1.0
-        expected = np.zeros(len(targets))
-        for _ in range(self.phases.lengths[phase]):
+        expected = np.zeros((len(targets), self.phases.lengths[phase]))
+        for step in range(expected.shape[1]):
             if rest:
                 chance[:, 0] += chance[:, 1]
                 chance[:, 1:-1], chance[:, -1] = chance[:, 2:].copy(), 0.0
             chance = chance @ walk
             taken = chance[each, 0, targets]
-            expected += taken
+            expected[:, step] = taken
             chance[each, -1, targets] += taken
             chance[each, 0, targets] = 0.0
         return expected
@@ -491,13 +480,13 @@ class KeyToDoorRules(Rules):
     @cached_property
     def random_key_probability(self) -> float:
         """Probability that uniformly random moves pick up the key."""
-        return float(self._visits(0, KEY_PHASE, self.key_places.tolist()).mean())
+        return float(self._takings(0, KEY_PHASE, self.key_places).sum(axis=1).mean())
 
     @cached_property
     def random_return(self) -> float:
-        takings = self._visits(0, APPLE_PHASE, self.apple_places.tolist(), self.respawn).sum()
+        takings = self._takings(0, APPLE_PHASE, self.apple_places, self.respawn).sum()
         chance = self.n_apples / max(1, len(self.apple_places))
-        door = self._visits(1, DOOR_PHASE, [self.door])[0]
+        door = self._takings(1, DOOR_PHASE, self.door).sum()
         apples = chance * takings * self.apple_mean
         return float(apples + self.random_key_probability * door * self.door_reward)
 

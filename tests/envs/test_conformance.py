@@ -203,6 +203,7 @@ def test_mistakes_are_refused_and_change_nothing(env_id):
         for mine, its in zip(one, two, strict=True):
             assert_equal(mine, its)
         terminated = one[2]
+        assert type(one[1]) is float
     with pytest.raises(ResetNeeded):
         env.step(action)
 
@@ -387,6 +388,8 @@ def test_vector_laws(env_id):
             env.reset(options=options)
     with pytest.raises(ValueError, match="3 environments"):
         env.reset(seed=[1, 2])
+    with pytest.raises(TypeError, match="sequence"):
+        env.reset(seed=1.5)
     for _ in range(env.horizon + 2):
         sample = env.action_space.sample()
         for one, two in zip(env.step(sample)[:4], twin.step(sample)[:4], strict=True):
@@ -415,6 +418,21 @@ def test_disabled_needs_resets():
         env.reset(options={"reset_mask": np.array(mask)})
     env.step(actions)
     assert native_clock(env) == 1  # together again, and fast again
+
+
+def test_disabled_in_lockstep():
+    env = gym.make_vec("tca/DAG4-v0", num_envs=2, autoreset_mode="Disabled")
+    with pytest.raises(ResetNeeded, match="first reset"):
+        env.reset(seed=0, options={"reset_mask": np.array([True, False])})
+    env.reset(seed=0, options={"reset_mask": np.array([True, True])})
+    for _ in range(4):
+        _, _, terminated, _, _ = env.step(np.zeros(2, int))
+    assert terminated.all()
+    for _ in range(2):
+        with pytest.raises(ResetNeeded):
+            env.step(np.zeros(2, int))
+    env.reset(options={"reset_mask": np.array([True, True])})
+    assert native_clock(env) == 0
 
 
 def native_clock(env: Any) -> int | None:

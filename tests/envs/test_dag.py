@@ -71,7 +71,7 @@ def test_action_at_state_1_is_paid_on_entering_44():
     assert env.state_credit_matrix[1, 44] == 1
 
 
-@pytest.mark.parametrize(("depth", "layout_seed"), [(2, 0), (4, 0), (4, 3), (6, 1), (8, 0)])
+@pytest.mark.parametrize(("depth", "layout_seed"), [(2, 0), (4, 0), (4, 3), (6, 1), (6, 2), (8, 0)])
 def test_influence_matrix_by_exhaustive_search(depth, layout_seed):
     """Change one action of every sequence: the rewards that change are those that the matrix says."""
     env = make(depth, layout_seed=layout_seed)

@@ -30,6 +30,19 @@ os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
 
 UP, DOWN, LEFT, RIGHT = range(4)
 
+# Rooms in which the apple can be had at odd times only, unless one bumps into the wall beyond it.
+CORRIDORS = {
+    "maps": (
+        "###########\n#....AK...#\n###########",
+        "###########\n#....A..o.#\n###########",
+        "###########\n#....A.D..#\n###########",
+    ),
+    "key_steps": 4,
+    "apple_steps": 11,
+    "door_steps": 4,
+    "n_apples": 1,
+}
+
 
 def make(env_id="tca/KeyToDoor-v0", **arguments):
     return gym.make(env_id, **{"tile_size": 1, **arguments}).unwrapped
@@ -257,11 +270,11 @@ def test_apples_know_nothing_of_the_key_phase():
         np.testing.assert_array_equal(per_run[0], other)
 
 
-@pytest.mark.parametrize("door_reward", [10.0, 0.0])
-def test_credit_matrix_has_no_idle_ones(door_reward):
+@pytest.mark.parametrize("arguments", [{}, {"door_reward": 0.0}, CORRIDORS, {**CORRIDORS, "respawn": 4}])
+def test_credit_matrix_has_no_idle_ones(arguments):
     """Every 1 is realised by some intervention (zeros are held by the conformance test)."""
     lanes = 8000
-    env = make_vec(lanes, "tca/KeyToDoorMini-v0", door_reward=door_reward, autoreset_mode="Disabled", copy=False)
+    env = make_vec(lanes, "tca/KeyToDoorMini-v0", autoreset_mode="Disabled", copy=False, **arguments)
     horizon = env.horizon
     rng = np.random.default_rng(0)
     actions = rng.choice(4, p=(0.4, 0.2, 0.2, 0.2), size=(horizon, lanes))  # the door is up
@@ -365,6 +378,7 @@ def test_unknown_optimum_is_not_claimed():
         assert env.random_return is not None
     assert make(n_apples=0).optimal_return == 10.0
     assert make(door_steps=1).optimal_return == 50.0
+    assert make(key_steps=2).optimal_return == pytest.approx(50.0 + 10.0 * 4 / 36)  # cells within two steps
     assert make(door_steps=1).credit_matrix[:15].sum() == 0
 
 
