@@ -192,10 +192,13 @@ def test_the_cap_says_what_to_do_and_leaves_the_policy_alone() -> None:
     A2C("MlpPolicy", vec_env([(30,)]), n_episodes=1, max_rollout_steps=30, policy_kwargs=dict(TINY)).learn(30)
 
 
+@pytest.mark.parametrize("lengths", [[(4,), (2,)], [(4,), (4,)]], ids=["gathered", "in step"])
 @pytest.mark.parametrize(("scale", "tolerance"), [(1.0, 1e-5), (1000.0, 3e-3)])
-def test_raw_rewards_and_values_come_apart_again(scale: float, tolerance: float) -> None:
+def test_raw_rewards_and_values_come_apart_again(
+    scale: float, tolerance: float, lengths: list[tuple[int, ...]]
+) -> None:
     """SB3 adds γ v(S_T) to the reward of a time-out before it stores it; the buffer undoes that."""
-    env = vec_env([(4,), (2,)], "c", scale=scale)
+    env = vec_env(lengths, "c", scale=scale)
     model, watch = collect(env, rollouts=1, n_steps=4, gamma=0.9, learning_rate=1e-12)
     episodes, values = watch.rollouts[0]
     assert_contents(episodes, env, scale=scale)  # rewards exactly

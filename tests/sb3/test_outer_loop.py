@@ -440,6 +440,27 @@ def test_what_is_logged() -> None:
         assert entry["meta/saturation"] == sum(w < 0.02 or w > 0.98 for w in pairs) / len(pairs)
 
 
+def test_saturation_is_the_share_of_weights_near_either_end() -> None:
+    model = make("discrete", MetaPWR, meta_kwargs={"learning_rate": 1e-12})
+    logits = model.estimator.weights.logits
+    with torch.no_grad():
+        logits.copy_(torch.tensor([-5.0, 0.0, 5.0])[torch.arange(logits.numel()).view_as(logits) % 7 % 3])
+    recorded, watch = Recorded(), Watch()
+    model.learn(20, callback=[recorded, watch])
+    low = high = 0
+    for entry, (episodes, _) in zip(recorded.entries, watch.rollouts, strict=True):
+        pairs = [
+            logits[episodes.observations[t, b], episodes.observations[k, b]].sigmoid().item()
+            for b, length in enumerate(episodes.lengths.tolist())
+            for t in range(length)
+            for k in range(t + 1, length + 1)
+        ]
+        near = sum(w < 0.02 for w in pairs), sum(w > 0.98 for w in pairs)
+        assert entry["meta/saturation"] == pytest.approx(sum(near) / len(pairs))
+        low, high = low + near[0], high + near[1]
+    assert min(low, high) > 0
+
+
 def test_discarded_steps_are_logged_and_counted() -> None:
     model = make()
     watch, recorded = Watch(), Recorded()
