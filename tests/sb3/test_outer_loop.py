@@ -472,17 +472,32 @@ def test_discarded_steps_are_logged_and_counted() -> None:
 # -- inner-loop reset -----------------------------------------------------------------------------------------------
 
 
+class AtStart(BaseCallback):
+    """``v_φ``, and whether its optimiser remembers anything, at the start of every rollout."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.phi: list[Tensor] = []
+        self.remembers: list[bool] = []
+
+    def _on_rollout_start(self) -> None:
+        meta: Any = self.model.meta  # type: ignore[attr-defined]
+        self.phi.append(flatten(p.detach().clone() for p in meta.value_net.parameters()))
+        self.remembers.append(bool(meta.value_optimizer.state))
+
+    def _on_step(self) -> bool:
+        return True
+
+
 def test_inner_loop_reset_starts_lives_afresh() -> None:
     model = make(cls=A2C, estimator_class=PWR, n_episodes=1)
     witness = Witness(model)
-    phi: list[Tensor] = []
-    inside = model.train
-    model.train = lambda: (phi.append(flatten(p.detach().clone() for p in model.meta.value_net.parameters())), inside())
+    start = AtStart()
     n_inner, lives = 3, 3
     reset = InnerLoopReset(n_inner_updates=n_inner, learning_rate=0.05)
     recorded = Recorded()
     while len(witness.before) < lives * (n_inner + 1):
-        model.learn(1, callback=[reset, recorded], reset_num_timesteps=False)
+        model.learn(1, callback=[reset, start, recorded], reset_num_timesteps=False)
     eta = [moment["eta"] for moment in witness.before]
     theta = [moment["theta"] for moment in witness.before]
     assert n_outer_steps(model) == lives
@@ -497,10 +512,24 @@ def test_inner_loop_reset_starts_lives_afresh() -> None:
     for i in range(0, len(theta), n_inner + 1):
         state = witness.before[i]["optimizer"]["state"]
         assert not state, "the optimiser forgets as well"
-    # v_φ is fitted once a rollout, so what train() sees at a life's start is one fit away from fresh values.
-    assert not torch.equal(phi[0], phi[n_inner + 1])
+    for i in range(1, len(start.phi)):
+        new_life = i % (n_inner + 1) == 0
+        # One fit moves v_φ by a thousandth; a fresh draw moves it far, and its optimiser forgets.
+        assert ((start.phi[i] - start.phi[i - 1]).abs().max().item() > 0.05) == new_life
+        assert start.remembers[i] == (not new_life)
     for i, entry in enumerate(recorded.entries):
         assert ("meta/grad_norm" in entry) == ((i + 1) % (n_inner + 1) == 0)
+
+
+@pytest.mark.parametrize("cls", [MetaPWR, MetaPWTD])
+def test_the_weight_function_runs_once_a_rollout(cls: type) -> None:
+    """The graph of the advantages that train θ serves the next metagradient; nothing is computed twice."""
+    model = make(cls=cls)
+    calls: list[int] = []
+    model.estimator.weights.register_forward_hook(lambda *_: calls.append(1))
+    witness = Witness(model)
+    model.learn(40)
+    assert len(calls) == len(witness.before) > 2
 
 
 def test_inner_loop_reset_trains_on_the_estimators_advantages() -> None:

@@ -14,10 +14,12 @@ import torch
 from scripted import vec_env
 from stable_baselines3.common.callbacks import CheckpointCallback, EvalCallback
 from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.save_util import load_from_zip_file
 from stable_baselines3.common.vec_env import VecEnv
 
 import tca_sb3
 from tca_sb3 import A2C, HPWR, PPO, PWR, PWTD, InnerLoopReset, MetaGradientCallback, MetaPWR, MetaPWTD
+from tca_sb3.meta import MetaLearner
 
 TINY = {"net_arch": [6]}
 META: dict[str, Any] = {"meta_kwargs": {"learning_rate": 0.02, "outer_momentum": 0.3}}
@@ -135,6 +137,18 @@ def test_every_state_that_is_trained_is_saved() -> None:
     assert saved["meta"]["last"]["optimizer_state"]["square_avg"].any()
     # A model without an outer loop saves no empty one.
     assert "meta" not in make("HPWR").get_parameters()
+
+
+@pytest.mark.parametrize("name", SUBJECTS)
+def test_what_is_trained_is_stored_once(name: str, tmp_path: Path) -> None:
+    """As parameters, not pickled along with the settings, where it would shadow them."""
+    learn(make(name), name, 20).save(tmp_path / "model")
+    settings, parameters, _ = load_from_zip_file(tmp_path / "model")
+    assert settings is not None
+    assert not {"estimator", "meta", "_collecting"} & set(settings)
+    trained = torch.nn.Module, torch.optim.Optimizer, MetaLearner
+    assert [key for key, value in settings.items() if isinstance(value, trained)] == []
+    assert "policy" in parameters
 
 
 @pytest.mark.parametrize("name", SUBJECTS)
