@@ -437,7 +437,7 @@ class KeyToDoorRules(Rules):
         _, apples, doors, _ = self.phases.starts
         # Phases begin at fixed places, so apples depend on their own phase's actions alone, and the door on its
         # own phase's and on the key. What cannot pay at a time (too far, or out of step) is 0 whatever one does.
-        pays: NDArray[Any] = np.zeros(doors - apples, bool)
+        pays: Any = np.zeros(doors - apples, bool)  # by step of a phase
         if self.n_apples and (self.apple_mean or self.apple_variance):
             pays = (self._takings(0, APPLE_PHASE, self.apple_places, self.respawn) > 0).any(axis=0)
         matrix[apples:doors, apples:doors] = np.triu(np.ones((len(pays), 1)) * pays)

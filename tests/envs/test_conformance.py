@@ -170,12 +170,14 @@ def test_rendering(env_id):
 
 @pytest.mark.parametrize("env_id", sorted(SHORTEST))
 def test_human_rendering(env_id):
-    pytest.importorskip("pygame")
+    pygame = pytest.importorskip("pygame")
     env = gym.make(env_id, render_mode="human")
     env.unwrapped.metadata = {**env.unwrapped.metadata, "render_fps": 1000}
     env.reset(seed=0)
     env.step(env.action_space.sample())
+    assert pygame.display.get_surface() is not None
     env.close()
+    assert not pygame.display.get_init()
 
 
 @pytest.mark.parametrize("env_id", IDS)
