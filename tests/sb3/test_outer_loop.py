@@ -12,6 +12,7 @@ from gymnasium import spaces
 from scripted import Watch, vec_env
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList, EveryNTimesteps
 from stable_baselines3.common.logger import Logger
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from torch import Tensor, nn
 
 from tca_sb3 import A2C, PPO, PWR, PWTD, Episodes, InnerLoopReset, MetaGradientCallback, MetaPWR, MetaPWTD, TDLambda
@@ -351,6 +352,34 @@ def test_state_dependent_exploration() -> None:
     model.learn(40)
     assert torch.isfinite(eta_of(model)).all()
     assert not torch.equal(eta, eta_of(model))
+
+
+class Normalized(BaseFeaturesExtractor):
+    """Features that depend on the other members of the batch, in training mode."""
+
+    def __init__(self, observation_space: spaces.Space) -> None:
+        super().__init__(observation_space, 4)
+        self.net = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
+
+    def forward(self, observations: Tensor) -> Tensor:
+        return self.net(observations)
+
+
+def test_weights_of_an_episode_do_not_depend_on_the_others() -> None:
+    model = make(policy_kwargs={"features_extractor_class": Normalized}).learn(20)
+    episodes, _ = model.rollout_buffer.episodes()
+    before = copy.deepcopy(model.estimator.state_dict())
+    together = model.pair_weights()
+    for b, length in enumerate(episodes.lengths.tolist()):
+        alone = Episodes(
+            episodes.observations[: length + 1, [b]],
+            episodes.actions[:length, [b]],
+            episodes.rewards[:length, [b]],
+            *(getattr(episodes, name)[[b]] for name in ("lengths", "terminated", "truncated", "started")),
+        )
+        with torch.no_grad():
+            assert torch.allclose(model.estimator.pair_weights(alone)[0], together[b, :length, :length], atol=1e-6)
+    assert all(torch.equal(value, before[name]) for name, value in model.estimator.state_dict().items())
 
 
 # -- callbacks around it --------------------------------------------------------------------------------------------
