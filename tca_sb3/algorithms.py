@@ -275,9 +275,12 @@ class CreditMixin(_Host):
         self.rollout_buffer.fill(estimate)
         if estimate.weights is None:
             return {}
-        weights = estimate.weights.detach()[_pair_mask(self.rollout_buffer.episodes()[0].mask)]
-        saturated = (weights < 0.02) | (weights > 0.98)
-        return {"mean_weight": weights.mean().item(), "saturation": saturated.float().mean().item()}
+        weights = estimate.weights.detach()
+        pairs = _pair_mask(self.rollout_buffer.episodes()[0].mask)
+        n_pairs = int(pairs.sum())
+        mean = weights.masked_fill(~pairs, 0.0).sum().item() / n_pairs
+        saturated = int((((weights - 0.5).abs() > 0.48) & pairs).sum())
+        return {"mean_weight": mean, "saturation": saturated / n_pairs}
 
     def reset_policy(self) -> None:
         """Give ``θ`` (and the critic in it), its optimiser and ``v_φ`` fresh random values; ``η`` stays."""

@@ -74,9 +74,9 @@ class Product(PairwiseWeights):
     def forward(self, episodes: Episodes) -> Tensor:
         horizon, batch = episodes.horizon, episodes.batch_size
         states = map_observations(lambda part: part.flatten(0, 1), episodes.observations)
-        hidden = self.trunk(self.encoder(states)).view(horizon + 1, batch, -1)
-        credit = self.action_head(hidden[:-1])  # a(S_t), (T, B, d)
-        arrival = self.reward_head(hidden[1:])  # b(S_k), (T, B, d)
+        hidden = self.trunk(self.encoder(states)).view(horizon + 1, batch, -1).transpose(0, 1)
+        credit = self.action_head(hidden[:, :-1])  # a(S_t), (B, T, d)
+        arrival = self.reward_head(hidden[:, 1:])  # b(S_k), (B, T, d)
 
         times = torch.arange(horizon, device=credit.device, dtype=credit.dtype).unsqueeze(1)
         t, k = times * self.frequencies, (times + 1) * self.frequencies
@@ -94,6 +94,6 @@ class Product(PairwiseWeights):
             ],
             dim=1,
         )
-        left = (mixed.unsqueeze(1) * credit.unsqueeze(2)).permute(1, 0, 2, 3).flatten(2)  # (B, T, F·d)
-        right = (features_k[:, None, :, None] * arrival.unsqueeze(2)).permute(1, 0, 2, 3).flatten(2)
+        left = (mixed * credit.unsqueeze(2)).flatten(2)  # (B, T, F·d)
+        right = (features_k.unsqueeze(2) * arrival.unsqueeze(2)).flatten(2)
         return torch.sigmoid(self.bias + torch.bmm(left, right.transpose(1, 2)))
