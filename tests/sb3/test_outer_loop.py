@@ -550,6 +550,18 @@ def test_inner_loop_reset_starts_lives_afresh() -> None:
         assert ("meta/grad_norm" in entry) == ((i + 1) % (n_inner + 1) == 0)
 
 
+def test_a_policy_that_was_reset_has_no_inner_step_behind_it() -> None:
+    model = make().learn(20)
+    theta, done = theta_of(model), n_outer_steps(model)
+    model.reset_policy()
+    assert not torch.equal(theta_of(model), theta)
+    assert not model.policy.optimizer.state
+    recorded = Recorded()
+    model.learn(20, callback=[recorded], reset_num_timesteps=False)
+    assert ["meta/grad_norm" in entry for entry in recorded.entries][:2] == [False, True]
+    assert n_outer_steps(model) == done + len(recorded.entries) - 1
+
+
 @pytest.mark.parametrize("cls", [MetaPWR, MetaPWTD])
 def test_the_weight_function_runs_once_a_rollout(cls: type) -> None:
     """The graph of the advantages that train θ serves the next metagradient; nothing is computed twice."""
