@@ -210,28 +210,31 @@ def prepared(algorithm: type) -> type:
     """The class with what SB3's tests, which know nothing of it, do not give it.
 
     Pairwise-weighted rewards refuse episodes that a time limit has cut, as it does in almost every
-    environment of the tests: their classes are told that these episodes have ended. And HPWR gets a matrix
-    written by hand.
+    environment of the tests: their classes are told that these episodes have ended. HPWR gets a matrix
+    written by hand. And who collects whole episodes gives up sooner on one that does not end.
     """
     import tca_sb3
 
-    if not issubclass(algorithm, (tca_sb3.HPWR, tca_sb3.MetaPWR)):
+    if not issubclass(algorithm, (tca_sb3.HPWR, tca_sb3.MetaPWR, tca_sb3.MetaPWTD)):
         return algorithm
     base: Any = algorithm
 
-    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
-        if issubclass(algorithm, tca_sb3.HPWR):
-            kwargs.setdefault("estimator_kwargs", {"weights_kwargs": {"matrix": np.ones((500, 500))}})
-        base.__init__(self, *args, **kwargs)
+    class Prepared(base):
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            kwargs.setdefault("max_rollout_steps", 2000)
+            if issubclass(algorithm, tca_sb3.HPWR):
+                kwargs.setdefault("estimator_kwargs", {"weights_kwargs": {"matrix": np.ones((500, 500))}})
+            super().__init__(*args, **kwargs)
 
-    def _update_info_buffer(self: Any, infos: list[dict[str, Any]], dones: Any = None) -> None:
-        # Called by SB3's collect_rollouts before it or anything of ours looks at the infos.
-        for info in infos:
-            info["TimeLimit.truncated"] = False
-        base._update_info_buffer(self, infos, dones)
+        def _update_info_buffer(self, infos: list[dict[str, Any]], dones: Any = None) -> None:
+            # Called by SB3's collect_rollouts before it or anything of ours looks at the infos.
+            if not issubclass(algorithm, tca_sb3.MetaPWTD):
+                for info in infos:
+                    info["TimeLimit.truncated"] = False
+            super()._update_info_buffer(infos, dones)
 
-    members = {"__init__": __init__, "_update_info_buffer": _update_info_buffer, "__module__": __name__}
-    return type(algorithm.__name__, (algorithm,), members)
+    Prepared.__name__ = Prepared.__qualname__ = algorithm.__name__
+    return Prepared
 
 
 def run_one(path: str, pytest_args: list[str]) -> int:
