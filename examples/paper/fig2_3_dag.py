@@ -27,7 +27,7 @@ from matplotlib.image import AxesImage
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from numpy.typing import NDArray
-from plotting import COLOURS, drawing
+from plotting import COLOURS, MARKERS, drawing
 from tabular import Critic, Lifetimes, layers_of
 from torch import Tensor
 
@@ -455,6 +455,7 @@ def rows_where(runs: pd.DataFrame, **columns: Scalar) -> pd.DataFrame:
 def plot(settings: Settings, results: Results, summary: pd.DataFrame, folder: Path) -> None:
     """All pictures."""
     plot_speed(settings, results.runs, folder / "figure2_right.png")
+    plot_rates(settings, results.runs, folder / "figure2_learning_rates.png")
     plot_heatmaps(settings, results, folder / "figure3_weights.png")
     plot_classes(settings, results.runs, folder / "figure3_classes.png")
     plot_probe(settings, results, folder / "pwtd_probe.png")
@@ -490,7 +491,7 @@ def plot_speed(settings: Settings, runs: pd.DataFrame, path: Path) -> None:
                     axes.set_title(title)
         for axes, name in zip(grid[:, 0], ("first hit", f"stays for {settings.hold} updates"), strict=True):
             axes.set_yscale("log")
-            axes.set_ylim(0.8, 8 * max(settings.max_episodes.values()))
+            axes.set_ylim(0.6 * settings.batch_size, 8 * max(settings.max_episodes.values()))
             axes.set_ylabel(f"episodes to 95 % of maximum\n({name})")
         for axes in grid[1]:
             axes.set_xticks(range(len(settings.depths)), [str(depth) for depth in settings.depths])
@@ -501,6 +502,36 @@ def plot_speed(settings: Settings, runs: pd.DataFrame, path: Path) -> None:
             for method in METHODS
         ]
         figure.legend(handles=handles, loc="outside upper center", ncols=4)
+
+
+def plot_rates(settings: Settings, runs: pd.DataFrame, path: Path) -> None:
+    """What the tuned protocol tuned on: mean episodes until the return stays at 95 %, against the learning rate."""
+    tuning_runs = rows_where(runs, experiment="tuning")
+    with drawing(path, 7.2, 2.9) as figure:
+        grid = np.atleast_1d(figure.subplots(1, len(settings.depths), sharey=True))
+        for axes, depth in zip(grid, settings.depths, strict=True):
+            axes.axvline(settings.inner_rate(depth), color="0.6", lw=0.8, ls="--")
+            axes.axhline(settings.max_episodes[depth], color="0.8", lw=0.8)
+            for method in METHODS:
+                scores = rows_where(tuning_runs, depth=depth, method=method).groupby("lr")[["stays", "stays_reached"]]
+                means = scores.mean()
+                axes.plot(means.index, means["stays"], color=COLOURS[method], lw=1.2)
+                for reliable, fill in ((True, COLOURS[method]), (False, "white")):
+                    chosen = means[(means["stays_reached"] == 1) == reliable]
+                    style: dict[str, Any] = {"color": COLOURS[method], "marker": MARKERS[method], "mfc": fill}
+                    axes.plot(chosen.index, chosen["stays"], **style, ms=4, ls="")
+            axes.set_xscale("log")
+            axes.set_yscale("log")
+            axes.set_xlabel("learning rate")
+            axes.set_title(f"depth {depth}")
+        grid[0].set_ylabel("mean episodes to 95 %")
+        handles = [
+            Line2D([], [], color=COLOURS[method], marker=MARKERS[method], ms=4, lw=1.2, label=method)
+            for method in METHODS
+        ]
+        handles.append(Line2D([], [], color="0.4", marker="o", mfc="white", ms=4, ls="", label="some runs fail"))
+        handles.append(Line2D([], [], color="0.6", lw=0.8, ls="--", label="rate of meta-training"))
+        figure.legend(handles=handles, loc="outside upper center", ncols=6, columnspacing=1.2, handlelength=1.6)
 
 
 def mean_table(
@@ -611,7 +642,8 @@ def plot_probe(settings: Settings, results: Results, path: Path) -> None:
     with drawing(path, 4.6, 5.4) as figure:
         grid = figure.subplots(3, 1)
         for axes, (critic, title) in zip(grid, titles.items(), strict=True):
-            table = mean_table(settings, results, "Meta-PWTD", "fixed", critic, 1)
+            name = reset_name("Meta-PWTD", settings.heatmap_depth, "fixed", critic, 1, META_SEEDS)
+            table = results.arrays[name]["weights"]
             image = draw_table(axes, table, pairs, title)
             axes.set_ylabel("state to credit, $S_t$")
         grid[-1].set_xlabel("state in which the TD error arrives, $S_k$")

@@ -332,7 +332,7 @@ def train(agents: Lifetimes, n_updates: int, lr: float) -> torch.Tensor:
 
 
 def test_a_lifetime_does_not_depend_on_its_neighbours() -> None:
-    together = train(Lifetimes([3, 4, 5], 2, 8, monte_carlo(8)), 6, 0.5)
+    together = train(Lifetimes([3, 4, 5, 6], 2, 8, monte_carlo(8)), 6, 0.5)
     alone = train(Lifetimes([4], 2, 8, monte_carlo(8)), 6, 0.5)
     torch.testing.assert_close(together[1], alone[0])
     assert not torch.allclose(together[0], together[1])
