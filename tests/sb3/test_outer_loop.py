@@ -19,6 +19,7 @@ from tca_sb3 import A2C, PPO, PWR, PWTD, Episodes, InnerLoopReset, MetaGradientC
 from tca_sb3.directional import Linearization, evaluate_with
 from tca_sb3.inner import flatten, unflatten
 from tca_sb3.meta import policy_actions
+from tca_sb3.objectives import inner_loss
 
 TINY: dict[str, Any] = {"net_arch": [6]}  # copied where it is used: SB3's A2C writes into policy_kwargs
 POLICIES = {"box": "MlpPolicy", "discrete": "MlpPolicy", "image": "CnnPolicy", "dict": "MultiInputPolicy"}
@@ -100,6 +101,33 @@ def test_the_recorded_step_is_what_sb3_did(optimizer: str, max_grad_norm: float)
     decrement, _ = last.optimizer.update(last.gradient, last.optimizer_state)
     assert torch.allclose(last.parameters - decrement, witness.after[-1], rtol=0, atol=1e-7)
     assert last.optimizer.lr == model.policy.optimizer.param_groups[0]["lr"] < 0.01
+
+
+@pytest.mark.filterwarnings("ignore:You have specified a mini-batch size")
+@pytest.mark.parametrize("normalize", [False, True])
+@pytest.mark.parametrize("cls", [A2C, PPO])
+@pytest.mark.parametrize("estimator", [PWR, PWTD])
+def test_sb3s_gradient_is_that_of_the_inner_loss(cls: type, normalize: bool, estimator: type) -> None:
+    """What the metagradient differentiates, ``g(η) = ∇_θ L(θ; η)``, is what ``train()`` computed; PPO's ratio is 1."""
+    one_step = {"n_steps": 8, "n_epochs": 1, "batch_size": 1000} if cls is PPO else {}
+    shared = {"estimator_class": estimator, "n_episodes": 1, "meta_kwargs": {}, "normalize_advantage": normalize}
+    model = make(cls=cls, ent_coef=0.02, **shared, **one_step)
+    witness = Witness(model)
+    model.learn(30)
+    last, moment = model.meta._last, witness.before[-1]
+    assert model.normalizes_advantage == normalize
+    episodes, values = moment["rollout"]
+    estimate = with_eta(model, moment["eta"])(episodes, values)
+    advantages, targets = (episodes.flatten(part).detach() for part in estimate[:2])
+    if normalize:
+        advantages = (advantages - advantages.mean()) / (advantages.std() + 1e-8)
+    point = unflatten(last.parameters.clone().requires_grad_(), dict(model.policy.named_parameters()))
+    inputs = (episodes.flat_observations, policy_actions(model.policy, episodes))
+    v, log_prob, entropy = evaluate_with(model.policy, point, *inputs)
+    assert entropy is not None
+    loss = inner_loss(advantages, targets, log_prob, v.flatten(), entropy, 0.02, model.vf_coef)
+    wanted = flatten(torch.autograd.grad(loss, list(point.values())))
+    assert torch.allclose(last.gradient, wanted, rtol=0, atol=1e-5 * wanted.abs().max().item())
 
 
 # -- the order of things --------------------------------------------------------------------------------------------

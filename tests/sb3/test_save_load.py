@@ -214,6 +214,7 @@ def test_a_file_of_another_class_is_refused(saved_by: type, tmp_path: Path) -> N
         assert f"{saved_by.__name__}.load" in str(caught.value)
 
 
+@pytest.mark.filterwarnings("ignore:You have specified a mini-batch size")
 @pytest.mark.parametrize(("stock", "ours"), [(sb3.A2C, A2C), (sb3.PPO, PPO), (sb3.A2C, MetaPWR), (sb3.PPO, A2C)])
 def test_a_file_of_stock_sb3_is_refused_or_loaded_whole(stock: type, ours: Any, tmp_path: Path) -> None:
     """Ours is a drop-in: a stock file loads where nothing is missing, and is refused in words where something is."""
