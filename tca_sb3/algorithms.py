@@ -30,6 +30,7 @@ from tca_sb3.networks import ObservationEncoder, RegularValue
 from tca_sb3.policies import TabularPolicy
 from tca_sb3.vec_env import GymVecEnv
 from tca_sb3.weights import Fixed, PairwiseWeights, Product, Tabular
+from tca_sb3.weights.tabular import require_discrete
 
 if TYPE_CHECKING:
     _Host = OnPolicyAlgorithm
@@ -304,8 +305,12 @@ class CreditMixin(_Host):
     # -- looking at weights --------------------------------------------------------------------------------------
 
     def pair_weights(self) -> torch.Tensor:
-        """The weights of the last rollout's pairs, ``(B, T, T)``, ``[b, t, k - 1]``."""
-        assert isinstance(self.estimator, WeightedEstimator)
+        """The weights of the last rollout's pairs, ``(B, T, T)``, ``[b, t, k - 1]``.
+
+        :raises ValueError: before the first rollout, or if the estimator has no weight function.
+        """
+        if not isinstance(self.estimator, WeightedEstimator):
+            raise ValueError(f"{type(self.estimator).__name__} has no pairwise weights to look at; use PWTD or PWR.")
         with torch.no_grad():
             return self.estimator.pair_weights(self.rollout_buffer.episodes()[0])
 
@@ -321,14 +326,14 @@ class CreditMixin(_Host):
     def seen_state_pairs(self) -> np.ndarray:
         """Which pairs of states the last rollout's episodes contain in this order: bool, ``(n, n)``, for
         ``Discrete(n)``."""
-        assert isinstance(self.observation_space, spaces.Discrete)
+        n_states = require_discrete("seen_state_pairs", self.observation_space)
         episodes = self.rollout_buffer.episodes()[0]
         states = episodes.observations.T.long()
         mask = _pair_mask(episodes.mask)
         horizon = episodes.horizon
         rows = states[:, :-1, None].expand(-1, horizon, horizon)[mask]
         columns = states[:, None, 1:].expand(-1, horizon, horizon)[mask]
-        seen = torch.zeros(int(self.observation_space.n), int(self.observation_space.n), dtype=torch.bool)
+        seen = torch.zeros(n_states, n_states, dtype=torch.bool)
         seen[rows.cpu(), columns.cpu()] = True
         return seen.numpy()
 
