@@ -350,6 +350,7 @@ def meta_training(settings: Settings, results: Results) -> list[Task]:
     ]
     variants += [(method, deep, signs, "learned", 1) for method in LEARNED for signs in ("fixed", "redrawn")]
     variants += [("Meta-PWTD", deep, "fixed", critic, 1) for critic in PROBES]
+    variants += [(method, deep, "redrawn", "learned", wide) for method in LEARNED]
     tasks = []
     for method, depth, signs, critic, batch_size in variants:
         for seed in table_seeds(settings, critic):
@@ -606,12 +607,13 @@ def plot_classes(settings: Settings, runs: pd.DataFrame, path: Path) -> None:
     variants = [
         ("fixed", wide, "#0072B2", "o"),
         ("fixed", 1, "#56B4E9", "o"),
+        ("redrawn", wide, "#D55E00", "s"),
         ("redrawn", 1, "#E69F00", "s"),
     ]
     handles = []
     with drawing(path, 7.2, 3.0) as figure:
         grid = figure.subplots(1, 2, sharey=True)
-        for shift, (signs, batch_size, colour, marker) in zip((-0.18, 0.0, 0.18), variants, strict=True):
+        for shift, (signs, batch_size, colour, marker) in zip((-0.24, -0.08, 0.08, 0.24), variants, strict=True):
             style: dict[str, Any] = {"color": colour, "marker": marker, "ls": "", "ms": 4.5, "mew": 0}
             handles.append(Line2D([], [], **style, label=f"{signs} signs, batch of {batch_size}"))
             for axes, method in zip(grid, LEARNED, strict=True):
@@ -628,7 +630,7 @@ def plot_classes(settings: Settings, runs: pd.DataFrame, path: Path) -> None:
             axes.set_xticks(range(len(measures)), list(measures.values()))
             axes.set_ylim(0, 1.02)
         grid[0].set_ylabel("mean weight of the class; AUC")
-        figure.legend(handles=handles, loc="outside lower center", ncols=3)
+        figure.legend(handles=handles, loc="outside lower center", ncols=4)
 
 
 def plot_probe(settings: Settings, results: Results, path: Path) -> None:

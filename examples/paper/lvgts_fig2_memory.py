@@ -138,7 +138,7 @@ def run_name(method: str, task: str, seed: int) -> str:
 
 
 def training(settings: Settings, results: Results) -> list[Task]:
-    """Every algorithm on every task with every seed."""
+    """Every algorithm on every task with every seed; seed by seed, so that an interrupted run has whole ones."""
     return [
         Task(
             run_name(method, task, seed),
@@ -153,8 +153,8 @@ def training(settings: Settings, results: Results) -> list[Task]:
                 "evaluation_episodes": settings.evaluation_episodes,
             },
         )
-        for task in TASKS
         for seed in range(settings.seeds)
+        for task in TASKS
         for method in ALGORITHMS
     ]
 

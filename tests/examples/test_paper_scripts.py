@@ -607,7 +607,7 @@ def test_quick_dag_is_complete(quick_results: dict[str, Path]) -> None:
         assert len(tuning) == len(settings.rates) * settings.tuning_seeds
         assert not set(tuning["seed"]) & set(tuned["seed"])
     learned = runs[runs["experiment"] == "reset"]
-    assert len(learned) == (2 * len(settings.depths) + 4) * settings.meta_seeds + 2
+    assert len(learned) == (2 * len(settings.depths) + 4 + 2) * settings.meta_seeds + 2
     assert (learned["weight_partner"] > 0.5).sum() >= len(learned) - 1  # all but PWTD's with an exact value
     exact = learned[learned["critic"] == "exact"]
     assert (exact[["weight_partner", "weight_inner", "weight_outer"]] == 0.5).all(axis=None)
