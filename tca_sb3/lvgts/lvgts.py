@@ -90,7 +90,9 @@ class LVGTS(BaseAlgorithm):
     :param truncation: ``N``, the states after which the gradient is cut; ``None`` cuts nowhere.
     :param truncation_mode: ``"block"`` cuts at fixed times (Algorithm 1), ``"window"`` lets every reward reach
         ``truncation`` states back (Appendix A.1).
-    :param n_recalls: ``k``, the most moments that one step recalls.
+    :param n_recalls: ``k``, the most moments that one step recalls. Only what is recalled gets a gradient, so where
+        many moments compete the right ones may never be found: raise it for long episodes (dummy-PMT with 50 steps
+        in place of 15 needs about 10).
     :param action_noise_std: standard deviation of the policy's noise ``η`` while collecting, in actions scaled to
         [-1, 1].
     :param replay_noise_std: the same in replayed episodes, where ``η`` is drawn afresh; ``None`` for the same

@@ -15,6 +15,7 @@ from lvgts_samples import LATENT_DIM, LengthsEnv, lengths_env
 from stable_baselines3.common.callbacks import BaseCallback, EvalCallback, StopTrainingOnMaxEpisodes
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.logger import KVWriter, Logger
+from stable_baselines3.common.torch_layers import FlattenExtractor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from torch import Tensor, nn
 
@@ -359,6 +360,17 @@ def test_loads_with_another_number_of_environments(tmp_path: Path) -> None:
     assert loaded.learn(40, reset_num_timesteps=False).num_timesteps >= 80
 
 
+class Doubled(FlattenExtractor):
+    """Flattens, and multiplies."""
+
+    def __init__(self, observation_space: spaces.Space, factor: float = 2.0) -> None:
+        super().__init__(observation_space)
+        self.factor = factor
+
+    def forward(self, observations: Tensor) -> Tensor:
+        return self.factor * super().forward(observations)
+
+
 def test_policy_saves_every_argument(tmp_path: Path) -> None:
     kwargs = {
         "latent_dim": 6,
@@ -366,6 +378,8 @@ def test_policy_saves_every_argument(tmp_path: Path) -> None:
         "activation_fn": nn.Tanh,
         "encoder_class": RecurrentEncoder,
         "encoder_kwargs": {"net_arch": [5]},
+        "features_extractor_class": Doubled,
+        "features_extractor_kwargs": {"factor": 3.0},
     }
     policy = make(policy_kwargs=kwargs, n_recalls=2, action_noise_std=0.3).policy
     policy.save(str(tmp_path / "policy.pt"))

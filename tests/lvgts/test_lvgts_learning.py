@@ -10,14 +10,20 @@ import tca_envs  # noqa: F401 (registers the tasks)
 from tca_sb3.lvgts import LMSVG, LVGTS
 from tca_sb3.vec_env import make_gym_vec_env
 
-HORIZON = 15
 
-
-def train(algorithm: type[LVGTS], task: str, seed: int, episodes: int) -> float:
-    """Return after training, of at most 2."""
-    env = make_gym_vec_env(f"tca/{task}-v0", n_envs=16, seed=100 * seed)
-    model = algorithm("MlpPolicy", env, seed=seed, device="cpu").learn(HORIZON * episodes)
-    fresh = make_gym_vec_env(f"tca/{task}-v0", n_envs=128, seed=10_000 + seed)
+def train(
+    algorithm: type[LVGTS],
+    task: str,
+    seed: int,
+    episodes: int,
+    n_recalls: int = 3,
+    length: int = 15,
+) -> float:
+    """Return after training, of at most 2; the recall phase is always four steps."""
+    clock = {"length": length, "t2": length - 5}
+    env = make_gym_vec_env(f"tca/{task}-v0", n_envs=16, seed=100 * seed, **clock)
+    model = algorithm("MlpPolicy", env, n_recalls=n_recalls, seed=seed, device="cpu").learn(length * episodes)
+    fresh = make_gym_vec_env(f"tca/{task}-v0", n_envs=128, seed=10_000 + seed, **clock)
     return float(evaluate_policy(model, fresh, n_eval_episodes=256, warn=False)[0])
 
 
@@ -26,6 +32,11 @@ def train(algorithm: type[LVGTS], task: str, seed: int, episodes: int) -> float:
 def test_both_remember(algorithm: type[LVGTS]) -> None:
     """Without memory the best return is -2."""
     assert train(algorithm, "DummyPMT", seed=0, episodes=1000) > 1.5
+
+
+@pytest.mark.slow
+def test_remembers_over_a_long_distraction() -> None:
+    assert train(LVGTS, "DummyPMT", seed=0, episodes=1500, n_recalls=10, length=50) > 1.5
 
 
 @pytest.mark.slow
