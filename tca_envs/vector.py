@@ -26,7 +26,7 @@ from tca_envs.rules import CreditStructure, Lanes, Rules, Trace, read_only
 
 ALL = slice(None)
 
-Group = tuple[Lanes, int, Any]
+Group = tuple[NDArray[np.int64], int, Any]
 """Lanes, the time t at which they have arrived, and the rewards of that arrival."""
 
 
@@ -143,7 +143,8 @@ class CreditVectorEnv(CreditStructure, VectorEnv[Any, Any, NDArray[Any]]):
         fresh = self._choose_streams(lanes, seeds) if self.rules.words else False
         self._begin(lanes, fresh | bool(options.get("new_lifetime", False)))
         self._started = True
-        return self._observe(self._state, ALL), self._infos([(lanes, 0, 0.0)])
+        infos = self._infos_of_all(0, 0.0) if isinstance(lanes, slice) else self._infos([(lanes, 0, 0.0)])
+        return self._observe(self._state, ALL), infos
 
     def _lanes_of(self, mask: Any) -> Lanes:
         if mask is None:
@@ -231,7 +232,7 @@ class CreditVectorEnv(CreditStructure, VectorEnv[Any, Any, NDArray[Any]]):
             if self.render_mode is not None:
                 self._actions[:, t], self._rewards[:, t] = actions, rewards
             self._clock = t = t + 1
-        infos = {} if self._silent else self._infos([(ALL, t, rewards)])
+        infos = self._infos_of_all(t, rewards)
         truncated = np.zeros(self.num_envs, bool)
         if t < horizon:
             terminated = np.zeros(self.num_envs, bool)
@@ -281,10 +282,10 @@ class CreditVectorEnv(CreditStructure, VectorEnv[Any, Any, NDArray[Any]]):
         if isinstance(self.single_observation_space, spaces.Dict):
             final_obs = _one_by_one(final_obs, self.num_envs)
         self._begin(lanes)
-        begun = {} if self._silent else self._infos([(lanes, 0, 0.0)])
         if isinstance(lanes, slice):
-            final_info = infos
+            final_info, begun = infos, self._infos_of_all(0, 0.0)
         else:
+            begun = self._infos([(lanes, 0, 0.0)])
             final_info = {name: np.where(mask, values, np.zeros_like(values)) for name, values in infos.items()}
             begun = {name: np.where(mask, values, infos[name]) for name, values in begun.items()}
         return {
@@ -300,9 +301,6 @@ class CreditVectorEnv(CreditStructure, VectorEnv[Any, Any, NDArray[Any]]):
         infos: dict[str, Any] = {}
         for lanes, t, rewards in groups:
             for name, value in self.rules.info(t, rewards).items():
-                if isinstance(lanes, slice):
-                    infos[name], infos[f"_{name}"] = self._constant(value), self._everyone
-                    continue
                 if name not in infos:
                     dtype = np.asarray(value).dtype
                     infos[name] = np.zeros(self.num_envs, dtype)
@@ -311,14 +309,20 @@ class CreditVectorEnv(CreditStructure, VectorEnv[Any, Any, NDArray[Any]]):
                 infos[f"_{name}"][lanes] = True
         return infos
 
-    def _constant(self, value: Any) -> NDArray[Any]:
-        """One scalar for all lanes, as a read-only array made once; arrays as they are."""
-        if isinstance(value, np.ndarray):
-            return value
-        key = (type(value), value)
-        if key not in self._constants:
-            self._constants[key] = read_only(np.full(self.num_envs, value))
-        return self._constants[key]
+    def _infos_of_all(self, t: int, rewards: Any) -> dict[str, Any]:
+        """The same for all lanes in lockstep: scalars become read-only arrays, made once."""
+        infos: dict[str, Any] = {}
+        if self._silent:
+            return infos
+        for name, value in self.rules.info(t, rewards).items():
+            if not isinstance(value, np.ndarray):
+                key = (type(value), value)
+                if key not in self._constants:
+                    self._constants[key] = read_only(np.full(self.num_envs, value))
+                value = self._constants[key]
+            infos[name] = value
+            infos["_" + name] = self._everyone
+        return infos
 
     # Looking and keeping
 

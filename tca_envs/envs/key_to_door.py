@@ -112,11 +112,14 @@ UNREACHABLE = 1 << 30
 
 
 class Tables(NamedTuple):
-    """A place is a cell of a phase's map, numbered `phase * cells + cell`."""
+    """A place is a cell of a phase's map, numbered `phase * cells + cell`.
 
-    places: int  # places of all three maps
-    cells: int
-    move: NDArray[np.int64]  # place after (has_key, place, action), flat
+    An edge is (has_key, place, action), numbered `(has_key * places + place) * 4 + action`.
+    """
+
+    with_key: int  # from an edge to the same with the key in hand
+    after: NDArray[np.int64]  # by edge: the place that follows
+    next: NDArray[np.int64]  # by edge: edge of action 0 at that place
     starts: NDArray[np.int64]  # where the agent starts, by phase
     entry_times: NDArray[np.int64]  # time of arrival in each phase
     key_places: NDArray[np.int64]
@@ -132,13 +135,18 @@ class Tables(NamedTuple):
     tile: int
     columns: int  # strips from one row of pixels to the next
     corner: NDArray[np.int64]  # first strip of a place
-    ground: NDArray[np.int64]  # sprite of a place that nothing lies on
-    sprites: NDArray[np.void]
+    ground: NDArray[np.int64]  # sprite of a place that nothing lies on, by its first strip
+    agent: int  # sprites by their first strip
+    key: int
+    apple: int
+    floor: int
+    sprites: NDArray[np.void]  # all strips of all sprites
     background: NDArray[np.void]  # by phase: a whole picture
 
 
 class State(NamedTuple):
     place: NDArray[np.int64]
+    edge: NDArray[np.int64]  # of action 0 here and now
     has_key: NDArray[np.int64]
     key: NDArray[np.int64]  # place of the key, while it lies there or not
     first: NDArray[np.int64]  # where a lane's stretch begins, of columns with one entry a place
@@ -154,17 +162,18 @@ class State(NamedTuple):
 
 
 def paint(tables: Any, state: Any, i: Any, place: Any, sprite: Any) -> None:
-    """Kernel: draw a sprite at a place."""
+    """Kernel: draw a sprite, given by its first strip, at a place."""
     strip = state.corner[i] + tables.corner[place]
-    row = sprite * tables.tile
-    for k in range(tables.tile):
-        state.strips[strip + k * tables.columns] = tables.sprites[row + k]
+    state.strips[strip] = tables.sprites[sprite]
+    for k in range(1, tables.tile):
+        state.strips[strip + k * tables.columns] = tables.sprites[sprite + k]
 
 
 def enter(tables: Any, state: Any, i: Any, phase: Any) -> None:
     """Kernel: begin a phase: the agent at its start, on a map without things."""
     state.frame[i] = tables.background[phase]
     state.place[i] = tables.starts[phase]
+    state.edge[i] = 4 * tables.starts[phase] + state.has_key[i] * tables.with_key
 
 
 class KeyToDoorRules(Rules):
@@ -257,9 +266,9 @@ class KeyToDoorRules(Rules):
         )
         pictures = sprites[background].swapaxes(2, 3)  # (phase, row, pixel row, column, pixel column, 3)
         return Tables(
-            places=3 * self.cells,
-            cells=self.cells,
-            move=self.moves.ravel(),
+            with_key=4 * 3 * self.cells,
+            after=self.moves.ravel(),
+            next=4 * (np.array([[[0]], [[3 * self.cells]]]) + self.moves).ravel(),
             starts=self.starts,
             entry_times=np.array(self.phases.starts[:3]),
             key_places=self.key_places,
@@ -274,7 +283,11 @@ class KeyToDoorRules(Rules):
             tile=tile,
             columns=columns,
             corner=np.tile((row + margin) * tile * columns + column + margin, 3),
-            ground=ground.ravel(),
+            ground=tile * ground.ravel(),
+            agent=tile * AGENT,
+            key=tile * KEY,
+            apple=tile * APPLE,
+            floor=tile * FLOOR,
             sprites=read_only(_opaque(sprites, 3 * tile)),
             background=read_only(_opaque(np.ascontiguousarray(pictures), pictures[0].size)),
         )
@@ -287,6 +300,7 @@ class KeyToDoorRules(Rules):
         numbers, places = np.arange(lanes), 3 * self.cells
         return State(
             place=np.zeros(lanes, np.int64),
+            edge=np.zeros(lanes, np.int64),
             has_key=np.zeros(lanes, np.int64),
             key=np.zeros(lanes, np.int64),
             first=numbers * places,
@@ -321,17 +335,17 @@ class KeyToDoorRules(Rules):
 
     @staticmethod
     def begin(tables: Any, state: Any, i: Any) -> None:
-        enter(tables, state, i, 0)
         state.has_key[i] = 0
-        paint(tables, state, i, state.key[i], KEY)
-        paint(tables, state, i, state.place[i], AGENT)
+        enter(tables, state, i, 0)
+        paint(tables, state, i, state.key[i], tables.key)
+        paint(tables, state, i, state.place[i], tables.agent)
         for k in range(tables.respawn):
             state.taken[state.queue[i] + k] = 0
 
     @staticmethod
     def step(tables: Any, state: Any, i: Any, t: int, action: Any) -> Any:
-        before, has_key = state.place[i], state.has_key[i]
-        after = tables.move[(has_key * tables.places + before) * 4 + action]
+        before, edge = state.place[i], state.edge[i] + action
+        after, following = tables.after[edge], tables.next[edge]
         slot = state.first[i] + after
         if tables.respawn:
             # Place 0, a wall, stands for "no apple": it never pays, and is painted as the wall that it is.
@@ -341,7 +355,8 @@ class KeyToDoorRules(Rules):
             state.reward[state.first[i] + back] = returns * state.pays[state.first[i] + back] + 0.0
             state.apple[state.first[i] + back] = returns
             if t < tables.entry_times[2]:
-                paint(tables, state, i, back, tables.ground[back] + returns * (APPLE - tables.ground[back]))
+                ground = tables.ground[back]
+                paint(tables, state, i, back, ground + returns * (tables.apple - ground))
             state.taken[entry] = after * state.apple[slot]
         reward = state.reward[slot]
         state.reward[slot] = 0.0
@@ -349,19 +364,23 @@ class KeyToDoorRules(Rules):
         left = tables.ground[before]
         if tables.respawn:
             # An apple may have come back where the agent stands.
-            left = left + state.apple[state.first[i] + before] * (APPLE - left)
+            left = left + state.apple[state.first[i] + before] * (tables.apple - left)
         paint(tables, state, i, before, left)
-        state.has_key[i] = has_key | (after == state.key[i])
+        if t < tables.entry_times[1]:
+            found = (after == state.key[i]) & (state.has_key[i] == 0)
+            following = following + found * tables.with_key
+            state.has_key[i] = state.has_key[i] + found
         state.place[i] = after
+        state.edge[i] = following
         if t + 1 == tables.entry_times[1]:
             enter(tables, state, i, 1)
             for j in range(len(tables.apple_places)):
                 place = tables.apple_places[j]
                 here = state.apple[state.first[i] + place]
-                paint(tables, state, i, place, FLOOR + here * (APPLE - FLOOR))
+                paint(tables, state, i, place, tables.floor + here * (tables.apple - tables.floor))
         if t + 1 == tables.entry_times[2]:
             enter(tables, state, i, 2)
-        paint(tables, state, i, state.place[i], AGENT)
+        paint(tables, state, i, state.place[i], tables.agent)
         return reward
 
     # Observations
