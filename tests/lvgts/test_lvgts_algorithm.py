@@ -274,6 +274,14 @@ def test_predict_is_the_actor_on_the_encoded_past(encoder_class: Any) -> None:
             begin, episode = begin + length, episode + 1
 
 
+def test_first_actions_are_near_the_middle() -> None:
+    actor = make().policy.actor
+    latents = torch.randn(100, LATENT_DIM, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(actor(latents), torch.tanh(actor.net(latents) / 3))
+    assert actor(latents).abs().max() < 0.05
+    assert actor(1000 * latents).abs().max() > 0.5
+
+
 def test_predict_shapes_state_and_noise() -> None:
     model = make(action_noise_std=0.5)
     one = np.zeros(3, np.float32)
