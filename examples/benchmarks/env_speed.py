@@ -350,9 +350,10 @@ def main() -> None:
         parser.error("--rounds must be at least 1 and --seconds above 0")
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    measured = provenance()  # of the code as it is loaded now
     wanted = [row for row in entrants() if options.only.lower() in row.name.lower()]
     rows, left_out = measure(wanted, options.rounds, options.seconds)
-    text = "\n\n".join([tables(rows), provenance(), *left_out])
+    text = "\n\n".join([tables(rows), measured, *left_out])
     print(text)
     if options.out is not None:
         options.out.mkdir(parents=True, exist_ok=True)
