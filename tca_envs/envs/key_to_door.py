@@ -121,7 +121,8 @@ class Tables(NamedTuple):
     after: NDArray[np.int64]  # by edge: the place that follows
     next: NDArray[np.int64]  # by edge: edge of action 0 at that place
     starts: NDArray[np.int64]  # where the agent starts, by phase
-    entry_times: NDArray[np.int64]  # time of arrival in each phase
+    apples_at: int  # time of arrival in the apple phase
+    door_at: int
     key_places: NDArray[np.int64]
     apple_places: NDArray[np.int64]
     door: int  # place of the door
@@ -165,8 +166,9 @@ def paint(tables: Any, state: Any, i: Any, place: Any, sprite: Any) -> None:
     """Kernel: draw a sprite, given by its first strip, at a place."""
     strip = state.corner[i] + tables.corner[place]
     state.strips[strip] = tables.sprites[sprite]
-    for k in range(1, tables.tile):
-        state.strips[strip + k * tables.columns] = tables.sprites[sprite + k]
+    if tables.tile > 1:
+        for k in range(1, tables.tile):
+            state.strips[strip + k * tables.columns] = tables.sprites[sprite + k]
 
 
 def enter(tables: Any, state: Any, i: Any, phase: Any) -> None:
@@ -270,7 +272,8 @@ class KeyToDoorRules(Rules):
             after=self.moves.ravel(),
             next=4 * (np.array([[[0]], [[3 * self.cells]]]) + self.moves).ravel(),
             starts=self.starts,
-            entry_times=np.array(self.phases.starts[:3]),
+            apples_at=self.phases.starts[APPLE_PHASE],
+            door_at=self.phases.starts[DOOR_PHASE],
             key_places=self.key_places,
             apple_places=self.apple_places,
             door=self.door,
@@ -354,7 +357,7 @@ class KeyToDoorRules(Rules):
             returns = back > 0
             state.reward[state.first[i] + back] = returns * state.pays[state.first[i] + back] + 0.0
             state.apple[state.first[i] + back] = returns
-            if t < tables.entry_times[2]:
+            if t < tables.door_at:
                 ground = tables.ground[back]
                 paint(tables, state, i, back, ground + returns * (tables.apple - ground))
             state.taken[entry] = after * state.apple[slot]
@@ -366,19 +369,19 @@ class KeyToDoorRules(Rules):
             # An apple may have come back where the agent stands.
             left = left + state.apple[state.first[i] + before] * (tables.apple - left)
         paint(tables, state, i, before, left)
-        if t < tables.entry_times[1]:
+        if t < tables.apples_at:
             found = (after == state.key[i]) & (state.has_key[i] == 0)
             following = following + found * tables.with_key
             state.has_key[i] = state.has_key[i] + found
         state.place[i] = after
         state.edge[i] = following
-        if t + 1 == tables.entry_times[1]:
+        if t + 1 == tables.apples_at:
             enter(tables, state, i, 1)
             for j in range(len(tables.apple_places)):
                 place = tables.apple_places[j]
                 here = state.apple[state.first[i] + place]
                 paint(tables, state, i, place, tables.floor + here * (tables.apple - tables.floor))
-        if t + 1 == tables.entry_times[2]:
+        if t + 1 == tables.door_at:
             enter(tables, state, i, 2)
         paint(tables, state, i, state.place[i], tables.agent)
         return reward
