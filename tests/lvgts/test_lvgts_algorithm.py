@@ -310,6 +310,17 @@ def test_warm_up_actions_are_uniform() -> None:
     assert counts.sum() == 4000 and (abs(counts - 1000) < 120).all()
 
 
+@pytest.mark.parametrize("learning_starts", [1000, 1])
+def test_acting_remembers_the_actions_really_taken(learning_starts: int) -> None:
+    model = make(env=lengths_env((50,), (60,)), learning_starts=learning_starts, n_episodes=1)
+    model.learn(1000, callback=lambda local, _: local["self"].num_timesteps < 40)
+    taken = model.env.get_attr("taken")  # type: ignore[union-attr]
+    assert model._acting is not None
+    last = np.stack([mine[0, 19] for mine in taken])
+    np.testing.assert_allclose(model.policy.to_environment(model._acting.previous_actions), last, atol=1e-6)
+    assert model._acting.memory.lengths.tolist() == [20, 20]
+
+
 def test_evaluate_policy_carries_memory() -> None:
     """SB3's loop passes state and episode starts as ours does."""
     model = make()
