@@ -319,13 +319,16 @@ def perform(task: Task) -> tuple[Outcome, float]:
 
 
 @contextmanager
-def ignoring_interrupts() -> Iterator[None]:
-    """Processes started inside the block never see Ctrl-C: the parent does, and ends them."""
-    previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
+def holding_interrupts() -> Iterator[None]:
+    """Ctrl-C waits until the block ends. Processes started inside never see it: the parent does, and ends them."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, previous)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextmanager
@@ -357,7 +360,7 @@ def run_tasks(tasks: Sequence[Task], store: Store, jobs: int, label: str) -> Non
                 bar.update()
         elif todo:
             with worker_processes(min(jobs, len(todo))) as pool:
-                with ignoring_interrupts():
+                with holding_interrupts():
                     futures = {pool.submit(perform, task): task for task in todo}
                 for future in as_completed(futures):
                     store.keep(futures[future].name, *future.result())

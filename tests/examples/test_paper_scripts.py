@@ -180,6 +180,10 @@ def work(seed, log):
 def stage(settings, results):
     return [harness.Task(str(seed), work, {{"seed": seed, "log": {log!r}}}) for seed in range(settings.seeds)]
 
+if __name__ == "__mp_main__":  # a worker that is still importing
+    open(f"{log}.started.{{os.getpid()}}", "w").close()
+    time.sleep(0.5)
+
 FIGURE = harness.Figure("toy", {{s: Settings(6) for s in harness.SCALES}}, [stage], lambda *_: None)
 if __name__ == "__main__":
     harness.main(FIGURE)
@@ -187,9 +191,9 @@ if __name__ == "__main__":
 
 
 def processes_mentioning(text: str) -> list[str]:
-    """Command lines of live processes, from /proc."""
-    found = []
-    for entry in Path("/proc").iterdir():
+    """Environments of live processes that hold ``text``, from /proc."""
+    found: list[str] = []
+    for entry in Path("/proc").iterdir() if Path("/proc").is_dir() else ():
         if entry.name.isdigit() and int(entry.name) != os.getpid():
             try:
                 found.append((entry / "environ").read_bytes().decode(errors="replace"))
@@ -198,35 +202,62 @@ def processes_mentioning(text: str) -> list[str]:
     return [environment for environment in found if text in environment]
 
 
-@pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for left-over processes in /proc")
+class ToyProcess:
+    """A script of six tasks on two processes; tasks 2 to 5 wait for :meth:`go`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.finished = folder / "out/toy/finished"
+        self.log, script = folder / "log", folder / "toy_script.py"
+        script.write_text(TOY_SCRIPT.format(paper=str(PAPER), log=str(self.log)))
+        self.command = [sys.executable, str(script), "--jobs", "2", "--out", str(folder / "out")]
+        self.mark = f"TCA_TEST_MARK_{os.getpid()}_{time.time_ns()}"
+        self.environment = {**os.environ, "TCA_TEST_MARK": self.mark, "OMP_NUM_THREADS": "1"}
+        pipes: dict[str, Any] = {"stderr": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+        self.process = subprocess.Popen(self.command, **pipes, env=self.environment, start_new_session=True)
+
+    def wait_for(self, pattern: str, count: int) -> list[Path]:
+        """Wait until so many files have a name like this."""
+        while len(found := list(self.folder.glob(pattern))) < count:
+            assert self.process.poll() is None, self.process.communicate()
+            time.sleep(0.01)
+        return found
+
+    def go(self) -> None:
+        Path(f"{self.log}.go").touch()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="sends signals")
 def test_control_c_with_two_processes(tmp_path: Path) -> None:
-    log, script = tmp_path / "log", tmp_path / "toy_script.py"
-    script.write_text(TOY_SCRIPT.format(paper=str(PAPER), log=str(log)))
-    command = [sys.executable, str(script), "--jobs", "2", "--out", str(tmp_path / "out")]
-    mark = f"TCA_TEST_MARK_{os.getpid()}_{time.time_ns()}"
-    environment = {**os.environ, "TCA_TEST_MARK": mark, "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(
-        command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment, start_new_session=True
-    )
-    finished = tmp_path / "out/toy/finished"
-    while not (finished.is_dir() and len(list(finished.glob("?.npz"))) >= 2):
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.02)
-    os.killpg(process.pid, signal.SIGINT)  # what a terminal does: everyone in the group gets it
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130, errors
+    toy = ToyProcess(tmp_path)
+    toy.wait_for("out/toy/finished/?.npz", 2)
+    os.killpg(toy.process.pid, signal.SIGINT)  # what a terminal does: everyone in the group gets it
+    _, errors = toy.process.communicate(timeout=60)
+    assert toy.process.returncode == 130, errors
     assert "Interrupted" in errors
     assert "Traceback" not in errors
-    assert processes_mentioning(mark) == []
+    assert processes_mentioning(toy.mark) == []
 
-    kept = {path.name: path.stat().st_mtime_ns for path in finished.glob("?.npz")}
+    kept = {path.name: path.stat().st_mtime_ns for path in toy.finished.glob("?.npz")}
     assert sorted(kept) == ["0.npz", "1.npz"]
-    Path(f"{log}.go").touch()  # what was waiting may now end
-    subprocess.run([*command, "--jobs", "1"], check=True, capture_output=True, env=environment)
-    assert {name: (finished / name).stat().st_mtime_ns for name in kept} == kept
+    toy.go()
+    subprocess.run([*toy.command, "--jobs", "1"], check=True, capture_output=True, env=toy.environment)
+    assert {name: (toy.finished / name).stat().st_mtime_ns for name in kept} == kept
     runs = pd.read_csv(tmp_path / "out/toy/runs.csv")
     assert runs["seed"].tolist() == [0, 1, 2, 3, 4, 5]
     assert runs["score"].tolist() == [0, 1, 2, 3, 4, 5]
+
+
+@pytest.mark.skipif(not hasattr(signal, "pthread_sigmask"), reason="workers are shielded by signal masks")
+def test_worker_processes_never_see_control_c(tmp_path: Path) -> None:
+    """Not even while they import: it is the parent's to end them, without a traceback from each."""
+    toy = ToyProcess(tmp_path)
+    for started in toy.wait_for("log.started.*", 2):
+        os.kill(int(started.suffix[1:]), signal.SIGINT)
+    toy.go()
+    _, errors = toy.process.communicate(timeout=60)
+    assert toy.process.returncode == 0, errors
+    assert len(list(toy.finished.glob("?.npz"))) == 6
 
 
 def test_summary_against_a_plain_loop() -> None:
