@@ -321,6 +321,15 @@ def test_acting_remembers_the_actions_really_taken(learning_starts: int) -> None
     assert model._acting.memory.lengths.tolist() == [20, 20]
 
 
+def test_acting_forgets_where_an_episode_ended() -> None:
+    model = make().learn(130)
+    assert model._acting is not None and model._collector is not None
+    lengths = model._collector.lengths
+    assert model._acting.memory.lengths.tolist() == lengths.tolist()
+    assert (model._acting.previous_actions.any(1).numpy() == (lengths > 0)).all()
+    assert (lengths == 0).any() and (lengths > 0).any()
+
+
 def test_evaluate_policy_carries_memory() -> None:
     """SB3's loop passes state and episode starts as ours does."""
     model = make()
