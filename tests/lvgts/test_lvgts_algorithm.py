@@ -322,7 +322,7 @@ def test_acting_remembers_the_actions_really_taken(learning_starts: int) -> None
 
 
 def test_acting_forgets_where_an_episode_ended() -> None:
-    model = make().learn(130)
+    model = make().learn(100)
     assert model._acting is not None and model._collector is not None
     lengths = model._collector.lengths
     assert model._acting.memory.lengths.tolist() == lengths.tolist()
