@@ -11,13 +11,18 @@ from test_conformance import HORIZONS, NATIVE, SHORTEST, TOLERANCE, assert_equal
 
 from tca_envs import backends
 
+IN_FAST_TESTS = ("tca/DAG4-v0", "tca/Umbrella-v0", "tca/KeyToDoorMini-v0")  # every class compiles for seconds
 CASES = [
-    *((env_id, {}) for env_id in NATIVE if env_id in SHORTEST),
+    *(
+        pytest.param(env_id, {}, marks=() if env_id in IN_FAST_TESTS else pytest.mark.ci)
+        for env_id in NATIVE
+        if env_id in SHORTEST
+    ),
     ("tca/DAG4-v0", {"redraw_signs": "lifetime"}),
     pytest.param(
         "tca/KeyToDoorMini-v0",
         {"respawn": 3, "view": "crop", "crop_size": 3, "tile_size": 2},
-        marks=pytest.mark.slow,  # compiles for five seconds
+        marks=pytest.mark.ci,
     ),
 ]
 
