@@ -4,8 +4,9 @@
     python examples/benchmarks/env_speed.py --out DIR       # also writes DIR/env_speed.md and DIR/env_speed.csv
 
 A rate is steps per second of this process's CPU time, so that other work on the machine counts little; all
-environments take turns in one run, round after round, and the median of the rounds counts. Still, a rate is one
-machine's: what may be compared between machines are the ratios, and only ratios of one run.
+environments take turns in one run, round after round, and the median of the rounds counts. A ratio is the median
+over rounds of the ratios within a round. Rates are one machine's, in its mood of the hour: what may be compared
+between machines are the ratios, and only ratios of one run.
 
 Actions are drawn beforehand. Resets are part of the work. Environments that a package would provide which is not
 installed are left out, with a line that says what to install.
@@ -267,11 +268,14 @@ class Goal:
 
 def goals(rows: list[Entrant]) -> list[tuple[Goal, float | None, float | None]]:
     """What was to be reached, and what numpy and numba did reach."""
-    rates = {(row.name, row.kind, row.batch): row.rate for row in rows}
+    rates = {(row.name, row.kind, row.batch): row.rates for row in rows}
 
     def over(name: str, kind: str, batch: int, base: tuple[str, str, int]) -> float | None:
         mine, theirs = rates.get((name, kind, batch)), rates.get(base)
-        return mine / theirs if mine and theirs else None
+        if not mine or not theirs:
+            return None
+        # Within a round both had the same company on the machine.
+        return statistics.median(one / other for one, other in zip(mine, theirs, strict=True))
 
     found = []
     for id_, numpy_goal, numba_goal in (
@@ -284,7 +288,10 @@ def goals(rows: list[Entrant]) -> list[tuple[Goal, float | None, float | None]]:
         base = (name, "SyncVectorEnv", 256)
         found.append((goal, over(name, "numpy", 256, base), over(name, "numba", 256, base)))
     door = LABELS["tca/KeyToDoor-v0"]
-    millions = [rate / 1e6 if (rate := rates.get((door, kind, 256))) else None for kind in ("numpy", "numba")]
+    millions = [
+        statistics.median(found_rates) / 1e6 if (found_rates := rates.get((door, kind, 256))) else None
+        for kind in ("numpy", "numba")
+    ]
     found.append((Goal(f"{door}, batch 256, million steps/s", 10.0, 30.0), millions[0], millions[1]))
     cartpole = ("CartPole (Gymnasium)", "numpy", 256)
     goal = Goal(f"{door}, batch 256, over `CartPoleVectorEnv`", 1.5, 5.0)

@@ -69,7 +69,11 @@ def test_goals_divide_the_right_rates(benchmark: ModuleType) -> None:
         ("CartPole (Gymnasium)", "numpy", 256): 6e6,
         ("MemoryS7, RGB 56 x 56 (MiniGrid)", "single", 1): 2e3,
     }
-    rows = [benchmark.Entrant(*key, lambda: None, rates=[rate]) for key, rate in rates.items()]
+    # Noise that a round has in common, and a round in which it has not.
+    rows = [
+        benchmark.Entrant(*key, lambda: None, rates=[rate, rate / 2, rate * (3 if "numpy" in key else 1)])
+        for key, rate in rates.items()
+    ]
     found = [(numpy, numba) for _, numpy, numba in benchmark.goals(rows)]
     expected = [(40.0, 120.0), (100.0, None), (None, None), (12.0, 36.0), (2.0, 6.0), (250.0, None)]
     assert found == [tuple(None if x is None else pytest.approx(x) for x in pair) for pair in expected]
