@@ -13,6 +13,8 @@ from tca_sb3.estimators import PWR as PWR
 from tca_sb3.estimators import PWTD as PWTD
 from tca_sb3.estimators import MonteCarlo as MonteCarlo
 from tca_sb3.estimators import TDLambda as TDLambda
+from tca_sb3.lvgts import LMSVG as LMSVG
+from tca_sb3.lvgts import LVGTS as LVGTS
 from tca_sb3.vec_env import GymVecEnv as GymVecEnv
 from tca_sb3.vec_env import make_gym_vec_env as make_gym_vec_env
 from tca_sb3.weights import Exponential as Exponential
