@@ -183,8 +183,8 @@ def plot_means(settings: Settings, summary: pd.DataFrame, axes: Axes) -> None:
         truth = 2.0 * action - 1.0
         axes.axhline(truth, color="0.6", lw=0.8)
         label = f"a₀ = {name}: Ψ = {'+' if truth > 0 else '−'}1"
-        place: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points", "fontsize": 8}
-        axes.annotate(label, (0.02, truth), (0, 11 if truth > 0 else -18), **place)
+        beside: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points", "fontsize": 8}
+        axes.annotate(label, (0.02, truth), (0, 11 if truth > 0 else -18), **beside)
         for (method, fill), shift in zip(FILLS.items(), (-0.15, 0.15), strict=True):
             for place, (length, deviation) in enumerate(cells):
                 row = rows.loc[(method, action, length, deviation)]
