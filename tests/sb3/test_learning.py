@@ -42,8 +42,8 @@ def exact_return(model: A2C) -> float:
 @pytest.mark.parametrize(
     ("algorithm", "kwargs", "episodes"),
     [
-        # Budgets at two to four times the medians that the demo reports. About one run in eight of Meta-PWR settles on a
-        # worse policy, as the demo's table says.
+        # Budgets at two to four times the medians that the demo reports. About one run in eight of Meta-PWR
+        # settles on a worse policy, as the demo's table says.
         (A2C, {"n_steps": HORIZON, "learning_rate": 1.2}, 300),
         (HPWR, {"learning_rate": 15.0}, 50),
         (MetaPWR, {"learning_rate": 3.2, "meta_kwargs": {"learning_rate": 0.2, "value_learning_rate": 0.03}}, 200),
