@@ -349,6 +349,11 @@ def test_attention_weights_are_those_of_acting() -> None:
     weights = model.attention_weights(observations, actions)
     assert weights.shape == (2, 7, 7) and not np.triu(weights).any()
     np.testing.assert_allclose(weights.sum(-1), np.broadcast_to(np.arange(7) > 0, (2, 7)), atol=1e-5)
+    # The action space is [-2, 4] x [0, 1].
+    scaled = torch.as_tensor((actions - [1.0, 0.5]) / [3.0, 0.5], dtype=torch.float32)
+    mask = torch.ones(2, 7, dtype=torch.bool)
+    encoding = model.policy.encode(EpisodeBatch(torch.as_tensor(observations), scaled, scaled[..., 0], mask))
+    np.testing.assert_allclose(weights, encoding.weights.detach().numpy(), atol=1e-5)
     with pytest.raises(ValueError, match="one action belongs to each observation"):
         model.attention_weights(observations, actions[:, :5])
 
@@ -427,7 +432,10 @@ def test_wrong_files_are_named(tmp_path: Path) -> None:
     model.save(tmp_path / "model")
     with pytest.raises(ValueError, match="saved by LVGTS and cannot be loaded as LMSVG"):
         LMSVG.load(tmp_path / "model", device="cpu")
+    model.replay_buffer.device = torch.device("meta")  # as if saved on another machine
     model.save_replay_buffer(tmp_path / "buffer")
+    model.load_replay_buffer(tmp_path / "buffer")
+    assert model.replay_buffer.device == model.device
     other = make(env=lengths_env((4,), kind="discrete"))
     with pytest.raises(ValueError, match=r"observations of Box.*model's are of Discrete"):
         other.load_replay_buffer(tmp_path / "buffer")
