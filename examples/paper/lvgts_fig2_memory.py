@@ -218,7 +218,7 @@ FIGURE = Figure(
     name="lvgts_fig2_memory",
     scales={
         "quick": Settings(
-            seeds=2, episodes=episodes(64, 64), learning_starts=32, evaluate_every=32, evaluation_episodes=16
+            seeds=2, episodes=episodes(48, 48), learning_starts=32, evaluate_every=16, evaluation_episodes=16
         ),
         "cpu": Settings(seeds=20, episodes=episodes(2000, 8000)),
         "paper": Settings(seeds=20, episodes=episodes(4000, 16_000)),
