@@ -15,6 +15,7 @@ from torch import Tensor
 
 from tca_sb3.episodes import Episodes, Observations
 from tca_sb3.estimators.base import AdvantageEstimator, Estimate
+from tca_sb3.estimators.td_lambda import TDLambda
 
 
 @dataclass(frozen=True)
@@ -177,11 +178,24 @@ class _EpisodeStorage(RolloutBuffer):
         self._last_values = last_values.detach().cpu().numpy().flatten()
         self._dones = np.asarray(dones, dtype=bool)
         self.full = True
-        self._columns = self._find_columns()
-        self.discarded_steps = int(self.pos * self.n_envs - self._columns.length.sum())
-        if not self.deferred:
-            with torch.no_grad():
-                self.fill(self.estimator(*self.episodes()))
+        if type(self.estimator) is TDLambda and self.n_episodes is None and not self.deferred:
+            # The very numbers that SB3 computes, which the tests hold together; its loop over rows is the faster one.
+            if not np.isfinite(self.rewards[: self.pos]).all():
+                self.episodes()  # refuses such rewards in words
+            super().compute_returns_and_advantage(last_values, dones)
+            return
+        self.discarded_steps = int(self.pos * self.n_envs - self.columns.length.sum())
+        if self.deferred:
+            return
+        with torch.no_grad():
+            self.fill(self.estimator(*self.episodes()))
+
+    @property
+    def columns(self) -> _Columns:
+        """Where the columns of the batch stand in the finished rollout."""
+        if self._columns is None:
+            self._columns = self._find_columns()
+        return self._columns
 
     def _find_columns(self) -> _Columns:
         """Cut the rollout at episode ends."""
@@ -208,17 +222,21 @@ class _EpisodeStorage(RolloutBuffer):
 
         :return: ``B`` columns of at most ``T`` steps, and ``v(S_0) … v(S_T)``, ``(T + 1, B)``, where ``v`` of a
             terminal state is 0. Both share memory with the buffer where nothing had to be rearranged.
-        :raises ValueError: before the first rollout is finished.
+        :raises ValueError: before the first rollout is finished, or after SB3 has taken it apart for training.
         """
         if self._episodes is None:
-            if self._columns is None:
+            if self._last_values is None:
                 raise ValueError("The rollout buffer holds no finished rollout yet; call learn() first.")
+            if self.generator_ready:
+                raise ValueError(
+                    "SB3 has taken this rollout apart for training; call episodes() before that, in on_rollout_end."
+                )
             self._episodes = self._build_episodes()
         return self._episodes
 
     def _build_episodes(self) -> tuple[Episodes, Tensor]:
-        assert self._columns is not None and self._last_values is not None
-        columns = self._columns
+        assert self._last_values is not None
+        columns = self.columns
         env, length = columns.env, columns.length
         done = self._dones if columns.aligned else np.where(columns.end == self.pos - 1, self._dones[env], True)
         rewards = columns.take(self.rewards)
@@ -276,8 +294,7 @@ class _EpisodeStorage(RolloutBuffer):
         :param next_obs: the observations after the rollout's last step, for columns that were cut there.
         :param last_states: the last state of every other column.
         """
-        assert self._columns is not None
-        columns = self._columns
+        columns = self.columns
         shape = array.shape[2:]
         out = np.empty((columns.horizon + 1, len(columns.env), *shape), dtype=array.dtype)
         out[:-1] = columns.take(array)
@@ -300,8 +317,7 @@ class _EpisodeStorage(RolloutBuffer):
 
         :raises ValueError: if they are not finite or have the wrong shape.
         """
-        assert self._columns is not None
-        columns = self._columns
+        columns = self.columns
         shape = columns.horizon, len(columns.env)
         parts = {"advantages": estimate.advantages, "value targets": estimate.value_targets}
         arrays = [part.detach().cpu().numpy() for part in parts.values()]
@@ -323,11 +339,11 @@ class _EpisodeStorage(RolloutBuffer):
 
     def _keep_used_steps(self) -> None:
         """Drop the rows that no column uses, so that SB3 neither sees nor counts them."""
-        assert self._columns is not None and self._shape is not None
+        assert self._shape is not None
         if self.n_episodes is None:
             return
-        real = ~self._columns.padding.T  # column by column
-        rows, envs = self._columns.rows.T[real], np.repeat(self._columns.env, self._columns.length)
+        real = ~self.columns.padding.T  # column by column
+        rows, envs = self.columns.rows.T[real], np.repeat(self.columns.env, self.columns.length)
         # The next rollout begins with room for as many steps as this one took.
         self._shape = (self.pos, self.n_envs)
 

@@ -336,3 +336,10 @@ def test_the_snapshot_of_a_rollout_survives_the_next_one() -> None:
 def test_observe_covers_every_space() -> None:
     for kind, space in SPACES.items():
         assert space.contains(observe(kind, 2, 3, 4)), kind
+
+
+def test_a_rollout_that_sb3_has_taken_apart_is_not_read_as_episodes() -> None:
+    """With the default estimator nobody has asked for episodes before train(), and flattened arrays have no times."""
+    model = A2C("MlpPolicy", vec_env([(3,)]), n_steps=4, policy_kwargs={"net_arch": [4]}).learn(4)
+    with pytest.raises(ValueError, match=r"taken this rollout apart.*on_rollout_end\.$"):
+        model.rollout_buffer.episodes()
