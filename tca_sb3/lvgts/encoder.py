@@ -154,6 +154,17 @@ class Encoder(nn.Module, ABC):
         :return: ``h_t``, shape ``(n, d)``.
         """
 
+    def _recall(self, embeddings: Tensor, keys: Tensor, values: Tensor, candidates: Tensor) -> tuple[Tensor, Tensor]:
+        """``h_t = z_t + Σ_i w[t, i] · value_i`` at one time of each episode.
+
+        :param embeddings: ``z_t``, shape ``(n, d)``.
+        :param keys: of the past, ``(n, L, d)``; likewise ``values``, and ``candidates``, ``(n, L)``.
+        :return: ``h_t``, shape ``(n, d)``, and its weights over the past, ``(n, L)``.
+        """
+        scores = (keys @ embeddings.unsqueeze(2)).squeeze(2) / sqrt(self.latent_dim)
+        weights = top_k_attention(scores, candidates, self.n_recalls)
+        return embeddings + (weights.unsqueeze(1) @ values).squeeze(1), weights
+
 
 class AttentionEncoder(Encoder):
     """Algorithm 2: ``z_t = MLP(o_t, a_{t-1})``, ``h_t = z_t + Σ_{i<t} w[t, i] z_i``.
@@ -186,9 +197,7 @@ class AttentionEncoder(Encoder):
 
     def step(self, inputs: Tensor, memory: Memory) -> Tensor:
         embeddings = self.embedding(inputs)
-        scores = (memory.keys @ embeddings.unsqueeze(2)).squeeze(2) / sqrt(self.latent_dim)  # (n, L)
-        weights = top_k_attention(scores, memory.candidates, self.n_recalls)
-        latents = embeddings + (weights.unsqueeze(1) @ memory.values).squeeze(1)
+        latents, _ = self._recall(embeddings, memory.keys, memory.values, memory.candidates)
         memory.append(self.key(inputs), embeddings)
         return latents
 
@@ -220,9 +229,7 @@ class RecurrentEncoder(Encoder):
     ) -> tuple[Tensor, Tensor]:
         """One step: ``h_t``, shape ``(n, d)``, and its weights over the past, ``(n, L)``."""
         embeddings = self.embedding(torch.cat([inputs, previous], dim=-1))
-        scores = (keys @ embeddings.unsqueeze(2)).squeeze(2) / sqrt(self.latent_dim)
-        weights = top_k_attention(scores, candidates, self.n_recalls)
-        return embeddings + (weights.unsqueeze(1) @ values).squeeze(1), weights
+        return self._recall(embeddings, keys, values, candidates)
 
     def forward(self, inputs: Tensor) -> Encoding:
         batch, horizon, _ = inputs.shape
