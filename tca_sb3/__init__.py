@@ -1,8 +1,11 @@
 """Temporal credit assignment for Stable-Baselines3."""
 
 from tca_sb3.algorithms import A2C as A2C
+from tca_sb3.algorithms import A2CRR as A2CRR
 from tca_sb3.algorithms import HPWR as HPWR
 from tca_sb3.algorithms import PPO as PPO
+from tca_sb3.algorithms import RGM as RGM
+from tca_sb3.algorithms import MetaLambda as MetaLambda
 from tca_sb3.algorithms import MetaPWR as MetaPWR
 from tca_sb3.algorithms import MetaPWTD as MetaPWTD
 from tca_sb3.callbacks import CreditHeatmap as CreditHeatmap
@@ -12,6 +15,9 @@ from tca_sb3.episodes import Episodes as Episodes
 from tca_sb3.estimators import PWR as PWR
 from tca_sb3.estimators import PWTD as PWTD
 from tca_sb3.estimators import MonteCarlo as MonteCarlo
+from tca_sb3.estimators import ReturnGeneratingModel as ReturnGeneratingModel
+from tca_sb3.estimators import RewardRedistribution as RewardRedistribution
+from tca_sb3.estimators import StateLambda as StateLambda
 from tca_sb3.estimators import TDLambda as TDLambda
 from tca_sb3.lvgts import LMSVG as LMSVG
 from tca_sb3.lvgts import LVGTS as LVGTS

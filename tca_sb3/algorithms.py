@@ -23,7 +23,18 @@ from torch import nn
 
 from tca_sb3.buffers import DictEpisodeBuffer, EpisodeBuffer, RolloutLength, _EpisodeStorage
 from tca_sb3.callbacks import MetaGradientCallback, has_outer_loop
-from tca_sb3.estimators import PWR, PWTD, AdvantageEstimator, Estimate, TDLambda, WeightedEstimator
+from tca_sb3.estimators import (
+    PWR,
+    PWTD,
+    AdvantageEstimator,
+    Estimate,
+    PairwiseEstimator,
+    ReturnGeneratingModel,
+    RewardRedistribution,
+    StateLambda,
+    TDLambda,
+    WeightedEstimator,
+)
 from tca_sb3.inner import InnerOptimizer
 from tca_sb3.meta import MetaLearner
 from tca_sb3.networks import ObservationEncoder, RegularValue
@@ -149,6 +160,7 @@ class CreditMixin(_Host):
             gamma=self.gamma,
             gae_lambda=self.gae_lambda,
             make_encoder=self._make_encoder,
+            action_space=self.action_space,
             **kwargs,
         )
 
@@ -163,7 +175,7 @@ class CreditMixin(_Host):
     def attach_meta(self, meta_kwargs: dict[str, Any]) -> None:
         """Give the model an outer loop; see ``meta_kwargs`` in the class's arguments.
 
-        :raises ValueError: if the estimator has no weight function with parameters, if the optimiser has no
+        :raises ValueError: if the estimator has nothing that the metagradient learns, if the optimiser has no
             differentiable step, or if the algorithm makes more than one gradient step per rollout.
         """
         if getattr(self, "n_epochs", 1) != 1:
@@ -172,11 +184,6 @@ class CreditMixin(_Host):
                 f"n_epochs={self.n_epochs} passes; use A2C, or set n_epochs=1 and batch_size to the whole rollout."  # type: ignore[attr-defined]
             )
         InnerOptimizer.of(self.policy.optimizer)
-        if not isinstance(self.estimator, WeightedEstimator):
-            raise ValueError(
-                f"The metagradient learns a weight function but {type(self.estimator).__name__} has none; pass "
-                "estimator_class=PWTD or estimator_class=PWR."
-            )
         value_net = None
         if not self.estimator.regular_critic:
             value_net = RegularValue(self.policy).to(self.device).eval()
@@ -233,6 +240,9 @@ class CreditMixin(_Host):
             finished = super().collect_rollouts(env, callback, rollout_buffer, n_rollout_steps)
         finally:
             self._collecting = None
+        if isinstance(rollout_buffer, _EpisodeStorage):
+            for name, value in rollout_buffer.fit_stats.items():
+                self.logger.record(f"estimator/{name}", value)
         if self.n_episodes is not None:
             self.discarded_steps += rollout_buffer.discarded_steps  # type: ignore[attr-defined]
             self.logger.record("rollout/discarded_steps", self.discarded_steps)
@@ -271,17 +281,19 @@ class CreditMixin(_Host):
     def fill_buffer(self, estimate: Estimate) -> dict[str, float]:
         """Hand advantages and value targets to SB3's ``train()``.
 
-        :return: what is worth logging of the weights: their mean, and the share within 0.02 of 0 or 1.
+        :return: what is worth logging of the weights (of pairs or of steps): their mean, and the share within 0.02 of
+            0 or 1.
         """
         self.rollout_buffer.fill(estimate)
         if estimate.weights is None:
             return {}
         weights = estimate.weights.detach()
-        pairs = _pair_mask(self.rollout_buffer.episodes()[0].mask)
-        n_pairs = int(pairs.sum())
-        mean = weights.masked_fill(~pairs, 0.0).sum().item() / n_pairs
-        saturated = int((((weights - 0.5).abs() > 0.48) & pairs).sum())
-        return {"mean_weight": mean, "saturation": saturated / n_pairs}
+        mask = self.rollout_buffer.episodes()[0].mask
+        used = mask if weights.ndim == 2 else _pair_mask(mask)
+        n_used = int(used.sum())
+        mean = weights.masked_fill(~used, 0.0).sum().item() / n_used
+        saturated = int((((weights - 0.5).abs() > 0.48) & used).sum())
+        return {f"mean_{self.estimator.weights_name}": mean, "saturation": saturated / n_used}
 
     def reset_policy(self) -> None:
         """Give ``θ`` (and the critic in it), its optimiser and ``v_φ`` fresh random values; ``η`` stays."""
@@ -307,10 +319,13 @@ class CreditMixin(_Host):
     def pair_weights(self) -> torch.Tensor:
         """The weights of the last rollout's pairs, ``(B, T, T)``, ``[b, t, k - 1]``.
 
-        :raises ValueError: before the first rollout, or if the estimator has no weight function.
+        :raises ValueError: before the first rollout, or if the estimator has no pairwise weights, not even implied.
         """
-        if not isinstance(self.estimator, WeightedEstimator):
-            raise ValueError(f"{type(self.estimator).__name__} has no pairwise weights to look at; use PWTD or PWR.")
+        if not isinstance(self.estimator, PairwiseEstimator):
+            raise ValueError(
+                f"{type(self.estimator).__name__} has no pairwise weights to look at; use PWTD, PWR, StateLambda or "
+                "ReturnGeneratingModel."
+            )
         with torch.no_grad():
             return self.estimator.pair_weights(self.rollout_buffer.episodes()[0])
 
@@ -413,7 +428,7 @@ class MetaPWR(A2C):
 
     Weights are :class:`~tca_sb3.weights.tabular.Tabular` for ``Discrete`` observations and
     :class:`~tca_sb3.weights.product.Product` otherwise; ``estimator_kwargs`` chooses others. Rollouts are whole
-        episodes.
+    episodes.
     """
 
     def __init__(
@@ -437,3 +452,49 @@ class MetaPWTD(A2C):
         super().__init__(
             *args, **{"estimator_class": PWTD, **kwargs}, n_episodes=n_episodes, meta_kwargs=meta_kwargs or {}
         )
+
+
+class MetaLambda(A2C):
+    """Meta-λ(s): the λ-return with a λ for every state, learned by the metagradient (Xu et al. 2018).
+
+    See :class:`~tca_sb3.estimators.state_lambda.StateLambda`, whose arguments go into ``estimator_kwargs``, for what is
+    theirs and what is ours. It may bootstrap, so a rollout may also be ``n_steps`` steps (``n_episodes=None``).
+    """
+
+    def __init__(
+        self, *args: Any, n_episodes: int | None = 1, meta_kwargs: dict[str, Any] | None = None, **kwargs: Any
+    ) -> None:
+        super().__init__(
+            *args, **{"estimator_class": StateLambda, **kwargs}, n_episodes=n_episodes, meta_kwargs=meta_kwargs or {}
+        )
+
+
+class RGM(A2C):
+    """RGM: one weight for each reward, generated from the whole episode and learned by the metagradient (Wang et al.
+    2019).
+
+    See :class:`~tca_sb3.estimators.return_generating.ReturnGeneratingModel`, whose arguments go into
+    ``estimator_kwargs``, for what is theirs and what is ours. Rollouts are whole episodes.
+    """
+
+    def __init__(
+        self, *args: Any, n_episodes: int | None = 1, meta_kwargs: dict[str, Any] | None = None, **kwargs: Any
+    ) -> None:
+        super().__init__(
+            *args,
+            **{"estimator_class": ReturnGeneratingModel, **kwargs},
+            n_episodes=n_episodes,
+            meta_kwargs=meta_kwargs or {},
+        )
+
+
+class A2CRR(A2C):
+    """A2C-RR: A2C on rewards redistributed by an LSTM that predicts the return, inspired by RUDDER (§5.2).
+
+    See :class:`~tca_sb3.estimators.reward_redistribution.RewardRedistribution`, whose arguments go into
+    ``estimator_kwargs``, for what is whose. The paper ran it with a low discount factor, so that it "relied solely" on
+    the redistribution; ``gamma`` is SB3's. Rollouts are whole episodes.
+    """
+
+    def __init__(self, *args: Any, n_episodes: int | None = 1, **kwargs: Any) -> None:
+        super().__init__(*args, **{"estimator_class": RewardRedistribution, **kwargs}, n_episodes=n_episodes)

@@ -103,6 +103,7 @@ class _EpisodeStorage(RolloutBuffer):
         self._shape = (self.buffer_size, self.n_envs)
         super().reset()
         self.discarded_steps = 0
+        self.fit_stats: dict[str, float] = {}
         self._ended = np.zeros(self.n_envs, dtype=np.int64)
         self._raw_rewards: dict[tuple[int, int], float] = {}
         self._last_states: dict[tuple[int, int], Any] = {}
@@ -170,7 +171,7 @@ class _EpisodeStorage(RolloutBuffer):
         return False
 
     def compute_returns_and_advantage(self, last_values: Tensor, dones: np.ndarray) -> None:
-        """SB3's hook at the end of a rollout; the estimator takes the place of its GAE.
+        """SB3's hook at the end of a rollout, called once for each; the estimator takes the place of its GAE.
 
         :param last_values: the critic's values of the observations after the last step, ``(n_envs, 1)``.
         :param dones: whether the last step ended an episode, ``(n_envs,)``.
@@ -185,10 +186,12 @@ class _EpisodeStorage(RolloutBuffer):
             super().compute_returns_and_advantage(last_values, dones)
             return
         self.discarded_steps = int(self.pos * self.n_envs - self.columns.length.sum())
+        episodes, values = self.episodes()
+        self.fit_stats = self.estimator.fit(episodes)
         if self.deferred:
             return
         with torch.no_grad():
-            self.fill(self.estimator(*self.episodes()))
+            self.fill(self.estimator(episodes, values))
 
     @property
     def columns(self) -> _Columns:

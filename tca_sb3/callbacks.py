@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList, EventCallback
 
+from tca_sb3.estimators import PairwiseEstimator
 from tca_sb3.inner import InnerOptimizer
 from tca_sb3.meta import Lifetime
 
@@ -147,15 +148,15 @@ class CreditHeatmap(BaseCallback):
 
     def _init_callback(self) -> None:
         model = _credit_model(self)
-        if not hasattr(model.estimator, "weights"):
+        if not isinstance(model.estimator, PairwiseEstimator):
             raise ValueError(
-                f"CreditHeatmap has nothing to draw: {type(model.estimator).__name__} has no weight function; "
-                "use it with PWTD or PWR."
+                f"CreditHeatmap has nothing to draw: {type(model.estimator).__name__} has no pairwise weights; "
+                "use it with PWTD, PWR, StateLambda or ReturnGeneratingModel."
             )
-        if self.by == "state" and not hasattr(model.estimator.weights, "table"):
+        drawn = getattr(model.estimator, "weights", model.estimator)
+        if self.by == "state" and not hasattr(drawn, "table"):
             raise ValueError(
-                f"CreditHeatmap(by='state') needs Tabular weights, not {type(model.estimator.weights).__name__}; "
-                "write by='time'."
+                f"CreditHeatmap(by='state') needs Tabular weights, not {type(drawn).__name__}; write by='time'."
             )
         if self.folder is not None:
             self.folder.mkdir(parents=True, exist_ok=True)

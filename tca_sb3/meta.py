@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from tca_sb3.directional import Linearization, evaluate_with
 from tca_sb3.episodes import Episodes, map_observations
-from tca_sb3.estimators.base import Estimate, WeightedEstimator
+from tca_sb3.estimators.base import AdvantageEstimator, Estimate
 from tca_sb3.inner import InnerOptimizer, OptimizerState, flatten, unflatten
 from tca_sb3.objectives import adjoint_loss, inner_loss, normalize, policy_gradient_loss, value_loss
 from tca_sb3.returns import lambda_advantages, td_errors
@@ -85,13 +85,13 @@ class InnerStep:
 
 
 class MetaLearner:
-    """Holds and trains ``η``: the weight function inside an estimator.
+    """Holds and trains ``η``: what an estimator has the metagradient learn, its weight function as a rule.
 
     It owns what the outer loop adds to a model: the optimiser of ``η``, the regular value function ``v_φ`` with its
     optimiser, and the snapshot of the last inner step. ``state_dict`` covers all of it, so that a resumed run
     continues exactly.
 
-    :param estimator: the estimator whose weight function has parameters to learn.
+    :param estimator: the estimator whose ``meta_parameters()`` are ``η``.
     :param value_net: ``v_φ``, from observations ``(n, ...)`` to ``(n, 1)``; ``None`` where the policy's critic
         predicts the regular return and serves the outer loop too.
     :param learning_rate: of ``η`` (Adam).
@@ -100,12 +100,12 @@ class MetaLearner:
     :param gae_lambda: λ of the outer advantage.
     :param outer_momentum: weight of the past in a running average of the outer policy gradient; 0 is the paper's
         algorithm, larger values are ours and a deviation from Eq. 15 (gradients at successive ``θ′`` are mixed).
-    :raises ValueError: if the weight function has no parameters, or a number is out of range.
+    :raises ValueError: if the estimator has no parameters to learn, or a number is out of range.
     """
 
     def __init__(
         self,
-        estimator: WeightedEstimator,
+        estimator: AdvantageEstimator,
         value_net: nn.Module | None,
         *,
         gamma: float,
@@ -114,11 +114,12 @@ class MetaLearner:
         value_learning_rate: float = 1e-3,
         outer_momentum: float = 0.0,
     ) -> None:
-        eta = [parameter for parameter in estimator.parameters() if parameter.requires_grad]
+        eta = estimator.meta_parameters()
         if not eta:
             raise ValueError(
-                f"{type(estimator).__name__} has no parameters for the metagradient to learn; give it a weights_class "
-                "that has some (Tabular, Product), or drop the MetaGradientCallback."
+                f"{type(estimator).__name__} has no parameters for the metagradient to learn; take an estimator that "
+                "has some (PWTD or PWR with weights_class=Tabular or Product, StateLambda, ReturnGeneratingModel), or "
+                "drop the outer loop."
             )
         if not (0.0 <= gamma <= 1.0 and 0.0 <= gae_lambda <= 1.0):
             raise ValueError(
@@ -191,7 +192,7 @@ class MetaLearner:
         """Eq. 15 through the last inner step.
 
         :param outer_gradient: ``∇_θ′`` of the outer loss, flat.
-        :return: the gradient of the outer loss with respect to each parameter of the weight function.
+        :return: the gradient of the outer loss with respect to each parameter in ``η``.
         """
         last = self._last
         assert last is not None, "no inner step was recorded"
@@ -226,8 +227,7 @@ class MetaLearner:
     def apply(self, gradient: Sequence[Tensor | None]) -> float:
         """Move ``η``.
 
-        :param gradient: of the outer loss, one entry for each parameter of the weight function, ``None`` for no
-            effect.
+        :param gradient: of the outer loss, one entry for each parameter in ``η``, ``None`` for no effect.
         :return: the gradient's norm.
         """
         eta = self.optimizer.param_groups[0]["params"]

@@ -91,6 +91,60 @@ def lambda_advantages(td_errors: Tensor, gamma: float, gae_lambda: float) -> Ten
     return torch.stack(rows)
 
 
+def state_lambda_advantages(td_errors: Tensor, lambdas: Tensor, gamma: float) -> Tensor:
+    """``Ψ_t = Σ_{k=t+1..T} [Π_{j=t+1..k-1} γ λ(S_j)] δ_k``, by ``Ψ_t = δ_{t+1} + γ λ(S_{t+1}) Ψ_{t+1}``.
+
+    The λ-estimator with a λ for every state (Xu et al. 2018). Between a reward and an action lies the product of
+    the states on the way: neither ``λ(S_t)`` of the action's own state nor that of the state the reward arrives in
+    counts.
+
+    :param td_errors: ``δ_1 … δ_T``, shape ``(T, B)``.
+    :param lambdas: ``λ(S_0) … λ(S_{T-1})``, shape ``(T, B)``; the first row is not used.
+    :param gamma: discount factor.
+    :return: shape ``(T, B)``.
+    """
+    require_shape("state_lambda_advantages", "lambdas", lambdas, td_errors, "(T, B)")
+    rates = (gamma * lambdas).unbind(0)
+    rows = list(td_errors.unbind(0))
+    for t in reversed(range(len(rows) - 1)):
+        rows[t] = rows[t] + rates[t + 1] * rows[t + 1]
+    return torch.stack(rows)
+
+
+def state_lambda_weights(lambdas: Tensor, gamma: float) -> Tensor:
+    """``w[t, k] = Π_{j=t+1..k-1} γ λ(S_j)``: the pairwise weights that :func:`state_lambda_advantages` amounts to.
+
+    :param lambdas: ``λ(S_0) … λ(S_{T-1})``, shape ``(T, B)``; the first row is not used.
+    :param gamma: discount factor.
+    :return: shape ``(B, T, T)``, stored as :func:`pairwise_sum` takes them, 1 below the diagonal.
+    """
+    require_shape("state_lambda_weights", "lambdas", lambdas, lambdas, "(T, B)")
+    horizon, batch = lambdas.shape
+    # Column k - 1 contributes the factor of S_{k-1} to all rows before it.
+    factors = (gamma * lambdas).T.unsqueeze(1).expand(batch, horizon, horizon)
+    above = torch.ones(horizon, horizon, dtype=torch.bool, device=lambdas.device).triu(1)
+    return torch.where(above, factors, 1.0).cumprod(2)
+
+
+def redistributed_rewards(predictions: Tensor, rewards: Tensor, mask: Tensor) -> Tensor:
+    """Each step's reward is what it adds to the predicted return: ``g_t − g_{t-1}``, and its share of the error.
+
+    With ``g_{-1} = 0`` the differences sum to the last prediction; what it misses of the return ``G`` is spread
+    evenly over the episode, so that the sum is ``G`` (return equivalence; RUDDER, Arjona-Medina et al. 2019).
+
+    :param predictions: ``g_0 … g_{T-1}``, the return as predicted after each action, shape ``(T, B)``; anything
+        finite in the padding.
+    :param rewards: ``R_1 … R_T`` as the environment paid them, shape ``(T, B)``.
+    :param mask: where a step is real, shape ``(T, B)``, bool.
+    :return: shape ``(T, B)``, 0 in the padding.
+    """
+    for name, tensor in (("predictions", predictions), ("mask", mask)):
+        require_shape("redistributed_rewards", name, tensor, rewards, "(T, B)")
+    differences = torch.cat([predictions[:1], predictions[1:] - predictions[:-1]]).masked_fill(~mask, 0.0)
+    missing = rewards.sum(0) - differences.sum(0)
+    return differences + (missing / mask.sum(0)) * mask
+
+
 def pairwise_sum(weights: Tensor, signal: Tensor) -> Tensor:
     """``Σ_{k=t+1..T} w[t, k] x_k``, the sum that Eqs. 9 and 10 share.
 

@@ -19,7 +19,8 @@ class Estimate(NamedTuple):
 
     :param advantages: ``Ψ_t``, shape ``(T, B)``.
     :param value_targets: what the critic's ``v(S_t)`` regresses on, shape ``(T, B)``.
-    :param weights: the pairwise weights used, ``(B, T, T)``, or ``None`` if there are none.
+    :param weights: the weights used, in [0, 1], for the log: ``(B, T, T)`` if one for each pair of times, ``(T, B)``
+        if one for each step, ``None`` if there are none.
     """
 
     advantages: Tensor
@@ -35,12 +36,16 @@ class AdvantageEstimator(nn.Module, ABC):
     :param observation_space: the observation space, for weight functions that need it.
     :param gamma: discount factor.
     :param gae_lambda: the trace parameter λ.
-    :param make_encoder: builds an observation encoder, handed on to the weight function.
+    :param make_encoder: builds an observation encoder, for estimators with a network.
+    :param action_space: the action space, for networks that look at actions.
     :raises ValueError: if ``gamma`` or ``gae_lambda`` lies outside [0, 1].
     """
 
     regular_critic: ClassVar[bool] = True
     """The critic predicts the regular discounted return (and may serve the outer loop as ``v_φ``)."""
+
+    weights_name: ClassVar[str] = "weight"
+    """What the log calls ``Estimate.weights``."""
 
     def __init__(
         self,
@@ -49,6 +54,7 @@ class AdvantageEstimator(nn.Module, ABC):
         gamma: float,
         gae_lambda: float,
         make_encoder: MakeEncoder | None = None,
+        action_space: spaces.Space | None = None,
     ) -> None:
         super().__init__()
         for name, value in (("gamma", gamma), ("gae_lambda", gae_lambda)):
@@ -62,6 +68,22 @@ class AdvantageEstimator(nn.Module, ABC):
 
         :raises ValueError: if the estimator needs whole episodes and gets less.
         """
+
+    def meta_parameters(self) -> list[nn.Parameter]:
+        """``η``, what the metagradient learns: all trainable parameters, unless the estimator trains some itself."""
+        return [parameter for parameter in self.parameters() if parameter.requires_grad]
+
+    def fit(self, episodes: Episodes) -> dict[str, float]:
+        """Train what the estimator learns by itself, not by the metagradient; by default nothing.
+
+        Called exactly once for every rollout, before its advantages are computed. What it needs beyond parameters
+        and buffers (an optimiser's state) goes into ``get_extra_state``, so that it is saved with the model.
+
+        :param episodes: the new rollout.
+        :return: what is worth logging.
+        :raises ValueError: if the estimator needs whole episodes and gets less; then nothing has changed.
+        """
+        return {}
 
     @abstractmethod
     def forward(self, episodes: Episodes, values: Tensor) -> Estimate:
@@ -80,7 +102,15 @@ class AdvantageEstimator(nn.Module, ABC):
         return errors if episodes.full else torch.where(episodes.mask, errors, 0.0)
 
 
-class WeightedEstimator(AdvantageEstimator):
+class PairwiseEstimator(AdvantageEstimator):
+    """An estimator whose advantages are a sum over pairs of times with weights in [0, 1], explicit or implied."""
+
+    @abstractmethod
+    def pair_weights(self, episodes: Episodes) -> Tensor:
+        """The weights of all pairs, ``[b, t, k - 1]``, shape ``(B, T, T)``; below the diagonal they mean nothing."""
+
+
+class WeightedEstimator(PairwiseEstimator):
     """An estimator that sums over pairs of times with a weight function.
 
     :param weights_class: a :class:`~tca_sb3.weights.base.PairwiseWeights`.
@@ -97,6 +127,7 @@ class WeightedEstimator(AdvantageEstimator):
         weights_class: type[PairwiseWeights],
         weights_kwargs: dict[str, Any] | None = None,
         make_encoder: MakeEncoder | None = None,
+        action_space: spaces.Space | None = None,
     ) -> None:
         super().__init__(observation_space, gamma=gamma, gae_lambda=gae_lambda)
         if not (isinstance(weights_class, type) and issubclass(weights_class, PairwiseWeights)):
