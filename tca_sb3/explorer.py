@@ -187,7 +187,6 @@ def record_episodes(
                 observations.append(_batch_of_one(info["terminal_observation"]) if done else observation)
             truncated = bool(info.get("TimeLimit.truncated", False))
             episodes = _one_episode(model, observations, actions, rewards, truncated)
-            model.estimator.check(episodes)
             moments = watcher.episodes.pop(0)
             frames, phases = zip(*moments, strict=True)
             recordings.append(
@@ -227,7 +226,8 @@ class _Watcher(gym.Wrapper):
                     f"The environment's render() gave {frame.dtype} of shape {frame.shape}; a picture is uint8 of "
                     "shape (height, width, 3)."
                 )
-            frame = _shrunk(frame[..., :3], math.ceil(max(frame.shape[:2]) / _FRAME_SIDE))
+            long, short = max(frame.shape[:2]), min(frame.shape[:2])
+            frame = _shrunk(frame[..., :3], min(math.ceil(long / _FRAME_SIDE), short))
         phase = info.get("phase")
         self.episodes[-1].append((frame, phase.item() if isinstance(phase, np.generic) else phase))
 
@@ -459,7 +459,7 @@ def _page(content: dict[str, Any], frames: Sequence[Sequence[Frame] | None], max
             episode["pictures"] = _sprite(smaller) if smaller else None
         page = _filled(content)
         factor *= 2
-        if len(page) <= max_bytes or shortest // factor < _SMALLEST_SIDE:
+        if len(page.encode()) <= max_bytes or shortest // factor < _SMALLEST_SIDE:
             return page
 
 
