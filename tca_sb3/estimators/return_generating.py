@@ -28,8 +28,8 @@ class ReturnGeneratingModel(PairwiseEstimator):
 
     It needs whole episodes: ``β`` depends on all of it, and its sum has no recursive form to bootstrap from.
 
-    :param output: ``"sigmoid"``: each ``β_k`` in (0, 1), 0.5 at the start; ``"softmax"``: they sum to 1 over the episode,
-        equal at the start.
+    :param output: ``"sigmoid"``: each ``β_k`` in (0, 1), 0.5 at the start; ``"softmax"``: they sum to 1 over the
+        episode, equal at the start.
     :param embedding_dim: width of the encoder, a multiple of ``2 * n_heads``.
     :param n_layers: number of blocks.
     :param n_heads: attention heads a block.

@@ -91,8 +91,9 @@ class RewardRedistribution(AdvantageEstimator):
     @property
     def _scale(self) -> Tensor:
         variance = self.return_square - self.return_mean.square()
-        # Returns that are all alike have no scale.
-        return torch.where(variance > 1e-6 * self.return_square, variance, 1.0).sqrt()
+        # Where returns have become all alike, a rare other one must not look like a hundred deviations.
+        variance = torch.maximum(variance, 0.01 * self.return_square)
+        return torch.where(variance > 0, variance, 1.0).sqrt()
 
     def predictions(self, episodes: Episodes) -> Tensor:
         """``g_0 … g_{T-1}``: the return as predicted from ``S_0, A_0 … S_t, A_t``, shape ``(T, B)``."""
