@@ -27,7 +27,7 @@ def load(path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 
 def test_there_are_examples_and_blocks() -> None:
-    assert len(EXAMPLES) >= 6
+    assert len(EXAMPLES) >= 7
     assert len(BLOCKS) >= 3
 
 
@@ -40,6 +40,8 @@ def test_example(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         assert list((tmp_path / "weights").glob("credit_*.png"))
     elif path.stem == "06_whole_episodes":
         assert module.main(timesteps=256) > 0, "CartPole's lengths differ, so some steps must lie beyond the quota"
+    elif path.stem == "07_credit_explorer":
+        assert "leave the umbrella" in module.main(timesteps=2560, out=tmp_path).read_text(encoding="utf-8")
     else:
         module.main(timesteps=256)
 
