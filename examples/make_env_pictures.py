@@ -55,10 +55,9 @@ def frames(env_id: str, act: Callable[[Any, int], Any], moments: tuple[int, ...]
 def collect(env: Any, t: int) -> int:
     """A player of Key-to-Door who goes for the nearest thing."""
     rules, state = env.rules, env._state
-    apples = [place for place in rules.apple_places.tolist() if state.apple[place]]
-    here, phase = state.place[0], rules.phases.schedule()[t]
-    nearest = min(apples, key=lambda place: rules.distances[here, place], default=rules.starts[1])
-    goal = (state.key[0], nearest, rules.door)[phase]
+    here, phase = rules.place_of(state, 0), rules.phases.schedule()[t]
+    nearest = min(rules.apples_of(state, 0), key=lambda place: rules.distances[here, place], default=rules.starts[1])
+    goal = (rules.key_place_of(state, 0), nearest, rules.door)[phase]
     return int(np.argmin(rules.distances[rules.moves[state.has_key[0], here], goal]))
 
 

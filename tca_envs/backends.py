@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import cache, cached_property
 from importlib.util import find_spec
+from math import gcd
 from types import FunctionType
 from typing import Any, Literal, Protocol, get_args
 
@@ -11,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tca_envs.checks import check_choice
-from tca_envs.randomness import batch_words
+from tca_envs.randomness import batch_words, key_of, word_of
 from tca_envs.rules import Lanes, Rules
 
 BackendName = Literal["numpy", "numba"]
@@ -62,8 +63,8 @@ class NumpyBatch:
     all = slice(None)
 
     def __init__(self, rules: Rules, state: Any) -> None:
-        self._rules, self._tables, self._state = rules, rules.tables(), state
-        self._step = rules.step
+        self._rules, self._step = rules, rules.step
+        self._tables, self._state = _as_words(rules.tables()), _as_words(state)
         self.any_outside = rules.any_outside
 
     def deal(self, i: Lanes, streams: NDArray[np.uint64], deals: NDArray[np.int64]) -> None:
@@ -76,6 +77,44 @@ class NumpyBatch:
         return self._step(self._tables, self._state, i, t, actions)
 
 
+class Words:
+    """A column of opaque entries as a few columns of machine words: numpy would index it byte by byte.
+
+    What is read from one such column may be written into another with entries of the same size.
+    """
+
+    def __init__(self, column: NDArray[np.void]) -> None:
+        words = column.view(f"u{_word(column)}")
+        count = words.size // column.size
+        self._parts = [words[part::count] for part in range(count)]
+
+    def __getitem__(self, i: Any) -> list[Any]:
+        return [part[i] for part in self._parts]
+
+    def __setitem__(self, i: Any, entry: list[Any]) -> None:
+        for part, word in zip(self._parts, entry):  # noqa: B905 (hot, equal by design)
+            part[i] = word
+
+
+def _word(column: NDArray[np.void]) -> int:
+    """The most bytes that machine words can have which make up the entries of a column."""
+    return gcd(column.dtype.itemsize, 8)
+
+
+def _as_words(columns: Any) -> Any:
+    """The same memory, with opaque entries of up to four words as `Words`; with more, numpy's own way is no slower."""
+    return type(columns)(
+        *(
+            Words(column) if _is_opaque(column) and column.dtype.itemsize <= 4 * _word(column) else column
+            for column in columns
+        )
+    )
+
+
+def _is_opaque(column: Any) -> bool:
+    return isinstance(column, np.ndarray) and column.dtype.kind == "V"
+
+
 class NumbaBatch:
     """The kernels compiled, in a loop over lanes.
 
@@ -86,7 +125,7 @@ class NumbaBatch:
 
     def __init__(self, rules: Rules, state: Any, lanes: int) -> None:
         self.all = np.arange(lanes)
-        self._words = rules.words
+        self._words = np.zeros(rules.words, np.int64)  # of the lane at hand
         self._loops = _loops(rules.deal, rules.begin, rules.step)
         self._columns = (_as_records(rules.tables()), _as_records(state))
         self._actions = np.zeros(1, np.array(rules.limits[0]).dtype)
@@ -96,7 +135,7 @@ class NumbaBatch:
         return self._any_outside(np.ascontiguousarray(actions), *self._limits)
 
     def deal(self, i: Any, streams: NDArray[np.uint64], deals: NDArray[np.int64]) -> None:
-        self._deal(*self._columns, i, batch_words(streams, deals, self._words))
+        self._deal(*self._columns, i, streams, deals.astype(np.uint64), self._words)
 
     def begin(self, i: Any) -> None:
         self._begin(*self._columns, i)
@@ -108,7 +147,8 @@ class NumbaBatch:
 
     @cached_property
     def _deal(self) -> Any:
-        return self._compile(0, *self._columns, self.all, np.zeros((1, 1), np.int64))
+        numbers = np.zeros(1, np.uint64)
+        return self._compile(0, *self._columns, self.all, numbers, numbers, self._words)
 
     @cached_property
     def _begin(self) -> Any:
@@ -133,30 +173,35 @@ def _loops(deal: Any, begin: Any, step: Any) -> tuple[Any, Any, Any, Any]:
     """The loops over lanes of one family."""
     import numba
 
-    deal, begin, step = (compiled(kernel) for kernel in (deal, begin, step))
+    deal, begin, step, key, word = (compiled(kernel) for kernel in (deal, begin, step, key_of, word_of))
     njit: Any = numba.njit(**NO_ALLOCATION)
 
+    # Lanes are unsigned to kernels: for a signed index numba would look each time whether it counts from the end.
+
     @njit
-    def deal_lanes(tables: Any, state: Any, lanes: Any, words: Any) -> None:
+    def deal_lanes(tables: Any, state: Any, lanes: Any, streams: Any, deals: Any, words: Any) -> None:
         for j in range(lanes.size):
-            deal(tables, state, lanes[j], words[:, j])
+            dealt = key(streams[j], deals[j])
+            for d in range(words.size):
+                words[d] = word(dealt, np.uint64(d + 1))
+            deal(tables, state, np.uintp(lanes[j]), words)
 
     @njit
     def begin_lanes(tables: Any, state: Any, lanes: Any) -> None:
         for j in range(lanes.size):
-            begin(tables, state, lanes[j])
+            begin(tables, state, np.uintp(lanes[j]))
 
     @njit
     def step_lanes(tables: Any, state: Any, lanes: Any, t: int, actions: Any, rewards: Any) -> None:
         for j in range(lanes.size):
-            rewards[j] = step(tables, state, lanes[j], t, actions[j])
+            rewards[j] = step(tables, state, np.uintp(lanes[j]), t, actions[j])
 
     @njit
     def any_outside(actions: Any, low: Any, high: Any) -> bool:
-        for action in actions:  # noqa: SIM110 (numba compiles no generators)
-            if not low <= action <= high:
-                return True
-        return False
+        outside = 0
+        for action in actions:
+            outside |= not low <= action <= high  # no early return: so it runs on several actions at once
+        return outside != 0
 
     return deal_lanes, begin_lanes, step_lanes, any_outside
 
@@ -165,9 +210,7 @@ def _as_records(columns: Any) -> Any:
     """The same memory, with opaque entries as records of bytes: numba knows no void dtype."""
     return type(columns)(
         *(
-            column.view(np.dtype([("bytes", np.uint8, (column.dtype.itemsize,))]))
-            if isinstance(column, np.ndarray) and column.dtype.kind == "V"
-            else column
+            column.view(np.dtype([("bytes", np.uint8, (column.dtype.itemsize,))])) if _is_opaque(column) else column
             for column in columns
         )
     )

@@ -44,14 +44,20 @@ def stream_of(seed: int) -> int:
     return stream
 
 
-def words_of(stream: int, deal: int, count: int) -> list[int]:
-    """The first `count` words of deal number `deal` (an episode, or a lifetime) of a stream.
+def key_of(stream: Any, deal: Any) -> Any:
+    """The 64-bit key of deal number `deal` (an episode, or a lifetime) of a stream. Kernel-safe, for uint64."""
+    return mix((stream + deal * GAMMA) & MASK)
 
-    Returns:
-        Uniform integers in [0, 2^63).
-    """
-    key = mix((stream + deal * GAMMA) & MASK)
-    return [mix((key + d * GAMMA) & MASK) >> 1 for d in range(1, count + 1)]
+
+def word_of(key: Any, d: Any) -> Any:
+    """The d-th word, d = 1, 2, ..., of the deal with this key: uniform in [0, 2^63). Kernel-safe, for uint64."""
+    return mix((key + d * GAMMA) & MASK) >> 1
+
+
+def words_of(stream: int, deal: int, count: int) -> list[int]:
+    """The first `count` words of deal number `deal` of a stream, as Python ints in [0, 2^63)."""
+    key = key_of(stream, deal)
+    return [word_of(key, d) for d in range(1, count + 1)]
 
 
 def batch_words(streams: NDArray[np.uint64], deals: NDArray[np.int64], count: int) -> NDArray[np.int64]:
@@ -65,9 +71,8 @@ def batch_words(streams: NDArray[np.uint64], deals: NDArray[np.int64], count: in
     Returns:
         Array (count, n) of integers in [0, 2^63); column `j` is `words_of(streams[j], deals[j], count)`.
     """
-    keys = mix(streams + deals.astype(np.uint64) * np.uint64(GAMMA))
-    counters = np.arange(1, count + 1, dtype=np.uint64) * np.uint64(GAMMA)
-    return (mix(counters[:, None] + keys) >> np.uint64(1)).view(np.int64)
+    keys = key_of(streams, deals.astype(np.uint64))
+    return word_of(keys, np.arange(1, count + 1, dtype=np.uint64)[:, None]).view(np.int64)
 
 
 def below(word: Any, bound: Any) -> Any:

@@ -118,8 +118,8 @@ class Rules(ABC):
     def info(self, t: int, reward: Any) -> dict[str, Any]:
         """The info dictionary of the step that arrived at time t (t = 0: of reset, with reward 0).
 
-        Keys are the same at every t and begin with a letter. Values are scalars, which hold for every lane,
-        or built from `reward` alone (a float, or an array with one entry a lane).
+        Keys are the same at every t and begin with a letter. A value is a scalar that depends on t alone and
+        holds for every lane, or it is `reward` or built from it (a float, or an array with one entry a lane).
         """
         return {}
 

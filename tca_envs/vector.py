@@ -91,7 +91,8 @@ class CreditVectorEnv(CreditStructure, VectorEnv[Any, Any, NDArray[Any]]):
         steps = (self.num_envs, self.rules.horizon) if self.render_mode else (0, 0)
         self._actions, self._rewards = np.zeros(steps), np.zeros(steps)
         self._everyone = read_only(np.ones(self.num_envs, bool))
-        self._constants: dict[Any, NDArray[Any]] = {}
+        self._constants: dict[int, tuple[dict[str, Any], list[str]]] = {}  # of infos, by time
+        self._filled: dict[tuple[type, Any], NDArray[Any]] = {}  # arrays with one scalar in all lanes
         self._silent = type(self.rules).info is Rules.info
         self._state = self.rules.allocate(self.num_envs)
         self._bind()
@@ -226,13 +227,13 @@ class CreditVectorEnv(CreditStructure, VectorEnv[Any, Any, NDArray[Any]]):
             if not self._started or self.autoreset_mode is not AutoresetMode.NEXT_STEP:
                 raise ResetNeeded(ENDED)
             self._begin(ALL)
-            t, rewards = 0, np.zeros(self.num_envs)
+            t, rewards, infos = 0, np.zeros(self.num_envs), self._infos_of_all(0, 0.0)
         else:
             rewards = self._batch.step(self._batch.all, t, actions)
             if self.render_mode is not None:
                 self._actions[:, t], self._rewards[:, t] = actions, rewards
             self._clock = t = t + 1
-        infos = self._infos_of_all(t, rewards)
+            infos = self._infos_of_all(t, rewards)
         truncated = np.zeros(self.num_envs, bool)
         if t < horizon:
             terminated = np.zeros(self.num_envs, bool)
@@ -311,18 +312,30 @@ class CreditVectorEnv(CreditStructure, VectorEnv[Any, Any, NDArray[Any]]):
 
     def _infos_of_all(self, t: int, rewards: Any) -> dict[str, Any]:
         """The same for all lanes in lockstep: scalars become read-only arrays, made once."""
-        infos: dict[str, Any] = {}
         if self._silent:
-            return infos
-        for name, value in self.rules.info(t, rewards).items():
-            if not isinstance(value, np.ndarray):
-                key = (type(value), value)
-                if key not in self._constants:
-                    self._constants[key] = read_only(np.full(self.num_envs, value))
-                value = self._constants[key]
-            infos[name] = value
-            infos["_" + name] = self._everyone
+            return {}
+        values = self.rules.info(t, rewards)
+        if t not in self._constants:
+            self._constants[t] = self._constants_of(values)
+        constants, varying = self._constants[t]
+        infos = constants.copy()
+        for name in varying:
+            value = values[name]
+            infos[name] = value.copy() if value is rewards else value
         return infos
+
+    def _constants_of(self, values: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+        """The infos of one time with all that is the same in every episode, and the names of what is not."""
+        constants: dict[str, Any] = {}
+        varying = []
+        for name, value in values.items():
+            if isinstance(value, np.ndarray):
+                varying.append(name)
+            elif (type(value), value) not in self._filled:
+                self._filled[type(value), value] = read_only(np.full(self.num_envs, value))
+            constants[name] = None if name in varying else self._filled[type(value), value]
+            constants[f"_{name}"] = self._everyone
+        return constants, varying
 
     # Looking and keeping
 
@@ -352,9 +365,9 @@ class CreditVectorEnv(CreditStructure, VectorEnv[Any, Any, NDArray[Any]]):
 
 def _one_by_one(observations: dict[str, NDArray[Any]], lanes: int) -> NDArray[Any]:
     """A batch of dictionary observations as an object array with one dictionary a lane."""
-    singles = np.empty(lanes, object)
-    names = list(observations)
-    # Scalars become Python numbers, as a single environment gives them.
-    columns = [column.tolist() if column.ndim == 1 else column for column in observations.values()]
-    singles[:] = [dict(zip(names, values)) for values in zip(*columns)]  # noqa: B905 (hot, equal by design)
-    return singles
+    singles: list[dict[str, Any]] = [{} for _ in range(lanes)]
+    for name, column in observations.items():
+        # Scalars become Python numbers, as a single environment gives them.
+        for single, value in zip(singles, column.tolist() if column.ndim == 1 else column):  # noqa: B905 (hot)
+            single[name] = value
+    return np.fromiter(singles, object, lanes)

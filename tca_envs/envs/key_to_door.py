@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import combinations, permutations
 from math import comb, factorial, sqrt
 from typing import Any, Literal, NamedTuple, get_args
@@ -112,59 +112,63 @@ UNREACHABLE = 1 << 30
 
 
 class Tables(NamedTuple):
-    """A place is a cell of a phase's map, numbered `phase * cells + cell`.
+    """How places are numbered.
 
-    An edge is (has_key, place, action), numbered `(has_key * places + place) * 4 + action`.
+    A place is a cell of a phase's map: `phase * cells + cell`.
+    An edge is (has_key, place, action): `(has_key * places + place) * 4 + action`.
+    A slot is what may pay: 0 stands for nothing, then come the apple cells in order, then the door.
+    A strip is one row of pixels of one cell, the unit in which pictures are painted; a place has its first.
     """
 
     with_key: int  # from an edge to the same with the key in hand
-    after: NDArray[np.int64]  # by edge: the place that follows
-    next: NDArray[np.int64]  # by edge: edge of action 0 at that place
-    starts: NDArray[np.int64]  # where the agent starts, by phase
+    next: NDArray[np.int64]  # by edge: edge of action 0 at the place that follows
+    slot: NDArray[np.int64]  # by edge: slot of the place that follows
+    strip: NDArray[np.int64]  # by edge: first strip of the place that follows
+    left: NDArray[np.int64]  # by edge: slot of the place that it leaves
+    ground: NDArray[np.int64]  # by edge: sprite to leave behind
+    starts: NDArray[np.int64]  # by phase: edge of action 0 where the agent starts
+    start_strips: NDArray[np.int64]  # by phase: first strip of that place
     apples_at: int  # time of arrival in the apple phase
     door_at: int
-    key_places: NDArray[np.int64]
-    apple_places: NDArray[np.int64]
-    door: int  # place of the door
+    key_edges: NDArray[np.int64]  # by cell in which the key may lie: edge of action 0 there
+    key_strips: NDArray[np.int64]  # by cell in which the key may lie: its first strip
+    slot_strips: NDArray[np.int64]  # by slot: first strip
     n_apples: int
-    mean: float
-    deviation: float
-    quantiles: NDArray[np.float64]
+    pays: NDArray[np.float64]  # 0, then all that an apple may pay, by 1 + `noise_slot`
     door_reward: float
     respawn: int  # steps until an apple is back, 0 for never
-    # Pictures. A strip is one row of pixels of one cell, the unit in which pictures are painted.
+    # Sprites, by their first strip.
     tile: int
     columns: int  # strips from one row of pixels to the next
-    corner: NDArray[np.int64]  # first strip of a place
-    ground: NDArray[np.int64]  # sprite of a place that nothing lies on, by its first strip
-    agent: int  # sprites by their first strip
+    agent: int
     key: int
-    apple: int
     floor: int
+    cover: NDArray[np.int64]  # floor, apple
+    back: NDArray[np.int64]  # by slot: sprite of what comes back there
     sprites: NDArray[np.void]  # all strips of all sprites
     background: NDArray[np.void]  # by phase: a whole picture
 
 
 class State(NamedTuple):
-    place: NDArray[np.int64]
     edge: NDArray[np.int64]  # of action 0 here and now
+    strip: NDArray[np.int64]  # first strip of the agent
     has_key: NDArray[np.int64]
-    key: NDArray[np.int64]  # place of the key, while it lies there or not
-    first: NDArray[np.int64]  # where a lane's stretch begins, of columns with one entry a place
-    reward: NDArray[np.float64]  # for entering a place
-    apple: NDArray[np.int64]  # 1 where an apple lies
+    key: NDArray[np.int64]  # which of the cells that may hold the key does, or did
+    key_edge: NDArray[np.int64]  # edge of action 0 there, without the key: so it equals `edge` when the key is found
+    first: NDArray[np.int64]  # where a lane's stretch begins, of columns with one entry a slot
+    reward: NDArray[np.float64]  # what a slot pays
+    apple: NDArray[np.uint8]  # 1 where an apple lies
     pays: NDArray[np.float64]  # what an apple pays when it comes back; empty if they do not
     queue: NDArray[np.int64]  # where a lane's stretch of `taken` begins
-    taken: NDArray[np.int64]  # places of the apples taken in the last `respawn` steps
+    taken: NDArray[np.int64]  # slots of the apples taken in the last `respawn` steps
     corner: NDArray[np.int64]  # first strip of a lane
     strips: NDArray[np.void]
     frame: NDArray[np.void]  # the same memory, one entry a lane
     image: NDArray[np.uint8]  # the same memory as (lanes, height, width, 3)
 
 
-def paint(tables: Any, state: Any, i: Any, place: Any, sprite: Any) -> None:
-    """Kernel: draw a sprite, given by its first strip, at a place."""
-    strip = state.corner[i] + tables.corner[place]
+def paint(tables: Any, state: Any, strip: Any, sprite: Any) -> None:
+    """Kernel: draw a sprite at a place, both given by their first strips."""
     state.strips[strip] = tables.sprites[sprite]
     if tables.tile > 1:
         for k in range(1, tables.tile):
@@ -174,8 +178,8 @@ def paint(tables: Any, state: Any, i: Any, place: Any, sprite: Any) -> None:
 def enter(tables: Any, state: Any, i: Any, phase: Any) -> None:
     """Kernel: begin a phase: the agent at its start, on a map without things."""
     state.frame[i] = tables.background[phase]
-    state.place[i] = tables.starts[phase]
-    state.edge[i] = 4 * tables.starts[phase] + state.has_key[i] * tables.with_key
+    state.edge[i] = tables.starts[phase] + state.has_key[i] * tables.with_key
+    state.strip[i] = state.corner[i] + tables.start_strips[phase]
 
 
 class KeyToDoorRules(Rules):
@@ -255,12 +259,21 @@ class KeyToDoorRules(Rules):
     # Kernels
 
     def tables(self) -> Tables:
-        tile, margin = self.tile_size, self._margin
+        tile, margin, places = self.tile_size, self._margin, 3 * self.cells
         columns = self.columns + 2 * margin
         letters = np.array([list("".join(rows)) for rows in self.maps])
         ground = np.where(letters == "#", WALL, np.where(letters == "D", OPEN_DOOR, FLOOR))
         shown = np.where(letters == "D", DOOR, ground)  # the door is closed at first
         row, column = np.divmod(np.arange(self.cells), self.columns)
+        strip = np.tile((row + margin) * tile * columns + column + margin, 3)  # by place
+        slot = np.zeros(places, np.int64)  # by place
+        slot[self.apple_places] = 1 + np.arange(len(self.apple_places))
+        slot[self.door] = 1 + len(self.apple_places)
+        # Slot 0 is painted as what it is, the wall in the corner of the map.
+        slot_strips = strip[[0, *self.apple_places, self.door]]
+        back = np.full(slot_strips.shape, tile * APPLE)
+        back[0] = tile * WALL
+        leaves = np.repeat(np.tile(np.arange(places), 2), len(MOVES))  # by edge: place
         sprites = draw_sprites(tile)
         background = np.full((3, self.rows + 2 * margin, columns), WALL)
         background[:, margin : margin + self.rows, margin : margin + self.columns] = shown.reshape(
@@ -268,29 +281,30 @@ class KeyToDoorRules(Rules):
         )
         pictures = sprites[background].swapaxes(2, 3)  # (phase, row, pixel row, column, pixel column, 3)
         return Tables(
-            with_key=4 * 3 * self.cells,
-            after=self.moves.ravel(),
-            next=4 * (np.array([[[0]], [[3 * self.cells]]]) + self.moves).ravel(),
-            starts=self.starts,
+            with_key=4 * places,
+            next=4 * (np.array([[[0]], [[places]]]) + self.moves).ravel(),
+            slot=slot[self.moves].ravel(),
+            strip=strip[self.moves].ravel(),
+            left=slot[leaves],
+            ground=tile * ground.ravel()[leaves],
+            starts=4 * self.starts,
+            start_strips=strip[self.starts],
             apples_at=self.phases.starts[APPLE_PHASE],
             door_at=self.phases.starts[DOOR_PHASE],
-            key_places=self.key_places,
-            apple_places=self.apple_places,
-            door=self.door,
+            key_edges=4 * self.key_places,
+            key_strips=strip[self.key_places],
+            slot_strips=slot_strips,
             n_apples=self.n_apples,
-            mean=self.apple_mean,
-            deviation=sqrt(self.apple_variance),
-            quantiles=noise_table(self.noise),
+            pays=payments(self.noise, self.apple_mean, self.apple_variance),
             door_reward=self.door_reward,
             respawn=self.respawn,
             tile=tile,
             columns=columns,
-            corner=np.tile((row + margin) * tile * columns + column + margin, 3),
-            ground=tile * ground.ravel(),
             agent=tile * AGENT,
             key=tile * KEY,
-            apple=tile * APPLE,
             floor=tile * FLOOR,
+            cover=tile * np.array([FLOOR, APPLE]),
+            back=back,
             sprites=read_only(_opaque(sprites, 3 * tile)),
             background=read_only(_opaque(np.ascontiguousarray(pictures), pictures[0].size)),
         )
@@ -300,16 +314,17 @@ class KeyToDoorRules(Rules):
         height, width = (self.rows + 2 * margin) * tile, (self.columns + 2 * margin) * tile
         image = np.zeros((lanes, height, width, 3), np.uint8)
         strips = _opaque(image, 3 * tile)
-        numbers, places = np.arange(lanes), 3 * self.cells
+        numbers, slots = np.arange(lanes), 2 + len(self.apple_places)
         return State(
-            place=np.zeros(lanes, np.int64),
             edge=np.zeros(lanes, np.int64),
+            strip=np.zeros(lanes, np.int64),
             has_key=np.zeros(lanes, np.int64),
             key=np.zeros(lanes, np.int64),
-            first=numbers * places,
-            reward=np.zeros(lanes * places),
-            apple=np.zeros(lanes * places, np.int64),
-            pays=np.zeros(lanes * places if self.respawn else 0),
+            key_edge=np.zeros(lanes, np.int64),
+            first=numbers * slots,
+            reward=np.zeros(lanes * slots),
+            apple=np.zeros(lanes * slots, np.uint8),
+            pays=np.zeros(lanes * slots if self.respawn else 0),
             queue=numbers * self.respawn,
             taken=np.zeros(lanes * self.respawn, np.int64),
             corner=numbers * (strips.size // lanes),
@@ -320,70 +335,70 @@ class KeyToDoorRules(Rules):
 
     @staticmethod
     def deal(tables: Any, state: Any, i: Any, words: Any) -> None:
-        first = state.first[i]
-        state.key[i] = tables.key_places[below(words[0], len(tables.key_places))]
-        state.reward[first + tables.door] = tables.door_reward
+        key = below(words[0], len(tables.key_edges))
+        state.key[i] = key
+        state.key_edge[i] = tables.key_edges[key]
         # Selection sampling: each cell in turn is taken with probability (apples to place) / (cells left).
         missing = tables.n_apples
-        total = len(tables.apple_places)
+        total = len(tables.slot_strips) - 2
         for j in range(total):
-            word, slot = words[1 + j], first + tables.apple_places[j]
+            word, slot = words[1 + j], state.first[i] + (1 + j)
             here = below(word, total - j) < missing
             missing = missing - here
-            pays = tables.mean + tables.deviation * tables.quantiles[noise_slot(word)]
+            drawn = 1 + noise_slot(word)
             state.apple[slot] = here
-            state.reward[slot] = here * pays + 0.0  # + 0.0 turns -0.0 into 0.0
+            state.reward[slot] = tables.pays[here * drawn]
             if tables.respawn:
-                state.pays[slot] = pays
+                state.pays[slot] = tables.pays[drawn]
+        state.reward[state.first[i] + (1 + total)] = tables.door_reward
 
     @staticmethod
     def begin(tables: Any, state: Any, i: Any) -> None:
         state.has_key[i] = 0
         enter(tables, state, i, 0)
-        paint(tables, state, i, state.key[i], tables.key)
-        paint(tables, state, i, state.place[i], tables.agent)
+        paint(tables, state, state.corner[i] + tables.key_strips[state.key[i]], tables.key)
+        paint(tables, state, state.strip[i], tables.agent)
         for k in range(tables.respawn):
             state.taken[state.queue[i] + k] = 0
 
     @staticmethod
     def step(tables: Any, state: Any, i: Any, t: int, action: Any) -> Any:
-        before, edge = state.place[i], state.edge[i] + action
-        after, following = tables.after[edge], tables.next[edge]
-        slot = state.first[i] + after
+        edge = state.edge[i] + action
+        following, entered = tables.next[edge], tables.slot[edge]
+        slot = state.first[i] + entered
         if tables.respawn:
-            # Place 0, a wall, stands for "no apple": it never pays, and is painted as the wall that it is.
+            # Slot 0 stands for "no apple": nothing lies there, and it never pays.
             entry = state.queue[i] + t % tables.respawn
             back = state.taken[entry]
-            returns = back > 0
-            state.reward[state.first[i] + back] = returns * state.pays[state.first[i] + back] + 0.0
-            state.apple[state.first[i] + back] = returns
+            state.reward[state.first[i] + back] = state.pays[state.first[i] + back]
+            state.apple[state.first[i] + back] = back > 0
             if t < tables.door_at:
-                ground = tables.ground[back]
-                paint(tables, state, i, back, ground + returns * (tables.apple - ground))
-            state.taken[entry] = after * state.apple[slot]
+                paint(tables, state, state.corner[i] + tables.slot_strips[back], tables.back[back])
+            state.taken[entry] = entered * state.apple[slot]
         reward = state.reward[slot]
         state.reward[slot] = 0.0
         state.apple[slot] = 0
-        left = tables.ground[before]
-        if tables.respawn:
+        left = tables.floor
+        if t >= tables.door_at:
+            left = tables.ground[edge]
+        elif tables.respawn:
             # An apple may have come back where the agent stands.
-            left = left + state.apple[state.first[i] + before] * (tables.apple - left)
-        paint(tables, state, i, before, left)
+            left = tables.cover[state.apple[state.first[i] + tables.left[edge]]]
+        paint(tables, state, state.strip[i], left)
         if t < tables.apples_at:
-            found = (after == state.key[i]) & (state.has_key[i] == 0)
+            found = following == state.key_edge[i]
             following = following + found * tables.with_key
             state.has_key[i] = state.has_key[i] + found
-        state.place[i] = after
         state.edge[i] = following
+        state.strip[i] = state.corner[i] + tables.strip[edge]
         if t + 1 == tables.apples_at:
             enter(tables, state, i, 1)
-            for j in range(len(tables.apple_places)):
-                place = tables.apple_places[j]
-                here = state.apple[state.first[i] + place]
-                paint(tables, state, i, place, tables.floor + here * (tables.apple - tables.floor))
+            for j in range(1, len(tables.slot_strips) - 1):
+                here = state.apple[state.first[i] + j]
+                paint(tables, state, state.corner[i] + tables.slot_strips[j], tables.cover[here])
         if t + 1 == tables.door_at:
             enter(tables, state, i, 2)
-        paint(tables, state, i, state.place[i], tables.agent)
+        paint(tables, state, state.strip[i], tables.agent)
         return reward
 
     # Observations
@@ -391,7 +406,7 @@ class KeyToDoorRules(Rules):
     def observe(self, state: Any, i: Lanes) -> dict[str, NDArray[Any]]:
         if self._margin:
             return self._crop(state, i)
-        return {"image": np.array(state.image[i]), "has_key": np.array(state.has_key[i])}
+        return {"image": state.image[i].copy(), "has_key": state.has_key[i].copy()}
 
     def peek(self, state: Any, i: Lanes) -> dict[str, NDArray[Any]]:
         if self._margin:
@@ -404,24 +419,45 @@ class KeyToDoorRules(Rules):
         return {"image": state.image[0].copy(), "has_key": state.has_key[0]}
 
     @cached_property
-    def _windows(self) -> NDArray[np.int64]:
-        """By place: the strips of the crop around it, shape (places, strips)."""
-        tile, size = self.tile_size, self.crop_size
-        columns = self.columns + 2 * self._margin
-        rows, first = np.divmod(np.arange(self.cells), self.columns)
-        corner = rows * tile * columns + first
-        window = np.arange(size * tile)[:, None] * columns + np.arange(size)
-        return np.tile(corner, 3)[:, None] + window.ravel()
+    def _window(self) -> NDArray[np.int64]:
+        """The strips of the crop, counted from the agent's first."""
+        tile, size, margin = self.tile_size, self.crop_size, self._margin
+        columns = self.columns + 2 * margin
+        rows, columns_of_crop = np.arange(size * tile) - margin * tile, np.arange(size) - margin
+        return (rows[:, None] * columns + columns_of_crop).ravel()
 
     def _crop(self, state: Any, i: Lanes) -> dict[str, NDArray[Any]]:
-        places = np.atleast_1d(state.place[i])
-        lanes = np.arange(len(state.place))[i]
-        strips = state.strips[np.asarray(state.corner)[lanes, None] + self._windows[places]]
-        shape = (len(lanes), self.crop_size * self.tile_size, self.crop_size * self.tile_size, 3)
+        agents = np.asarray(state.strip)[i]
+        strips = state.strips[agents[:, None] + self._window]
+        shape = (len(agents), self.crop_size * self.tile_size, self.crop_size * self.tile_size, 3)
         return {
             "image": np.ascontiguousarray(strips).view(np.uint8).reshape(shape),
             "has_key": np.array(state.has_key[i]),
         }
+
+    # What a lane's state means, for players and pictures.
+
+    def place_of(self, state: Any, lane: int) -> int:
+        """Where the agent is."""
+        return int(state.edge[lane] // len(MOVES) % (3 * self.cells))
+
+    def key_place_of(self, state: Any, lane: int) -> int:
+        """Where the key lies, or lay."""
+        return int(self.key_places[state.key[lane]])
+
+    def apples_of(self, state: Any, lane: int) -> dict[int, float]:
+        """The places of the apples that lie there, with what each pays."""
+        first = state.first[lane] + 1
+        slots = range(first, first + len(self.apple_places))
+        return {
+            place: float(state.reward[slot])
+            for place, slot in zip(self.apple_places.tolist(), slots, strict=True)
+            if state.apple[slot]
+        }
+
+    def door_open_of(self, state: Any, lane: int) -> bool:
+        """Whether the door has paid."""
+        return self.door_reward != 0 and state.reward[state.first[lane] + 1 + len(self.apple_places)] == 0
 
     @cached_property
     def _schedule(self) -> Sequence[int]:
@@ -431,8 +467,8 @@ class KeyToDoorRules(Rules):
         paid_in = self._schedule[t - 1] if t else KEY_PHASE
         return {
             "phase": self._schedule[t],
-            "apple_reward": reward + 0.0 if paid_in == APPLE_PHASE else 0.0,
-            "door_reward": reward + 0.0 if paid_in == DOOR_PHASE else 0.0,
+            "apple_reward": reward if paid_in == APPLE_PHASE else 0.0,
+            "door_reward": reward if paid_in == DOOR_PHASE else 0.0,
         }
 
     # Credit structure
@@ -718,6 +754,13 @@ def _empty_rooms(rows: Any, columns: Any) -> tuple[str, ...]:
     return room("K"), room("o"), room(".", door=True)
 
 
+@lru_cache(maxsize=16)
+def payments(noise: NoiseKind, mean: float, variance: float) -> NDArray[np.float64]:
+    """0, then the 65,536 equally likely payments of an apple; shared by all environments of these arguments."""
+    drawn = mean + sqrt(variance) * noise_table(noise)
+    return read_only(np.concatenate([[0.0], drawn + 0.0]))  # + 0.0 turns -0.0 into 0.0
+
+
 def _opaque(pixels: NDArray[np.uint8], size: int) -> NDArray[np.void]:
     """The same memory as a flat array of entries of `size` bytes, which are copied as a whole."""
     return pixels.reshape(-1, size).view(f"V{size}").reshape(-1)
@@ -755,16 +798,15 @@ def _picture(rules: KeyToDoorRules, state: Any, lane: int, trace: Trace) -> draw
     phase = rules.phases.schedule()[trace.t]
     letters = np.array([list(row) for row in rules.maps[phase]]).ravel()
     ids = np.where(letters == "#", WALL, np.where(letters == "D", DOOR, FLOOR))
-    first, offset = state.first[lane], phase * rules.cells
-    lying = np.array(state.apple[first : first + 3 * rules.cells])
+    offset = phase * rules.cells
+    lying = np.array(list(rules.apples_of(state, lane)), int)
     if phase == KEY_PHASE and not state.has_key[lane]:
-        ids[state.key[lane]] = KEY
+        ids[rules.key_place_of(state, lane)] = KEY
     if phase == APPLE_PHASE:
-        ids[lying[offset : offset + rules.cells] == 1] = APPLE
-    opened = rules.door_reward != 0 and state.reward[first + rules.door] == 0
-    if phase == DOOR_PHASE and opened:
+        ids[lying - offset] = APPLE
+    if phase == DOOR_PHASE and rules.door_open_of(state, lane):
         ids[rules.door - offset] = OPEN_DOOR
-    ids[state.place[lane] - offset] = AGENT
+    ids[rules.place_of(state, lane) - offset] = AGENT
     room = draw_sprites(tile)[ids.reshape(rules.rows, rules.columns)].swapaxes(1, 2)
     room = room.reshape(rules.rows * tile, rules.columns * tile, 3)
 
@@ -782,7 +824,7 @@ def _picture(rules: KeyToDoorRules, state: Any, lane: int, trace: Trace) -> draw
     slot = draw_sprites(24)[KEY] if state.has_key[lane] else draw.canvas(24, 24, draw.PALE)
     picture[bottom : bottom + 24, 12:36] = slot
     draw.write(picture, "KEY" if state.has_key[lane] else "NO KEY", bottom + 7, 44)
-    apples = f"APPLES LEFT {int(lying.sum())}/{rules.n_apples}"
+    apples = f"APPLES LEFT {len(lying)}/{rules.n_apples}"
     draw.write(picture, apples, bottom + 7, width - 12 - draw.text_size(apples)[1])
     reward = trace.rewards[-1] if trace.rewards else 0.0
     colour = draw.GREEN if reward > 0 else draw.RED if reward < 0 else draw.GREY

@@ -87,3 +87,21 @@ def test_unknown_backend_and_missing_numba(monkeypatch):
     monkeypatch.setattr(backends, "find_spec", lambda name: None)
     with pytest.raises(ImportError, match=r"tca-envs\[fast\]"):
         gym.make_vec("tca/DAG8-v0", num_envs=2, backend="numba")
+
+
+@pytest.mark.parametrize("size", [2, 3, 4, 6, 8, 12, 24, 32])
+def test_opaque_entries_as_words(size):
+    """Reading and writing entries word by word moves the bytes that numpy's own opaque entries move."""
+    rng = np.random.default_rng(size)
+    source, target = (rng.integers(256, size=(11, size), dtype=np.uint8).view(f"V{size}").ravel() for _ in range(2))
+    copy = target.copy()
+    words = backends.Words(copy)
+    for i, j in (
+        (3, 5),
+        (np.array([9, 0, 4]), np.array([1, 10, 1])),
+        (np.array([2, 6]), 7),
+        (slice(7, 9), slice(0, 2)),
+    ):
+        target[i] = source[j]
+        words[i] = backends.Words(source)[j]
+        assert copy.tobytes() == target.tobytes()

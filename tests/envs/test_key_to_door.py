@@ -58,10 +58,8 @@ class Story:
     def __init__(self, env, respawn=None):
         rules, state = env.rules, env._state
         self.rules, self.maps, self.t, self.has_key, self.respawn = rules, rules.maps, 0, False, respawn
-        self.key = self.cell(state.key[0])
-        self.apples = {
-            self.cell(place): state.reward[place] for place in rules.apple_places.tolist() if state.apple[place]
-        }
+        self.key = self.cell(rules.key_place_of(state, 0))
+        self.apples = {self.cell(place): worth for place, worth in rules.apples_of(state, 0).items()}
         self.gone, self.opened, self.door_paid = [], False, False
         self.phase, self.here = 0, self.find("A", 0)
 
@@ -153,8 +151,8 @@ def test_story(arguments):
         for t in range(env.horizon):
             action = int(rng.integers(4))
             if episode % 2 and story.phase != 1:  # on every other day, know what to do
-                goal = env.rules.door if story.phase == 2 else env._state.key[0]
-                moves = env.rules.moves[int(story.has_key), env._state.place[0]]
+                goal = env.rules.door if story.phase == 2 else env.rules.key_place_of(env._state, 0)
+                moves = env.rules.moves[int(story.has_key), env.rules.place_of(env._state, 0)]
                 action = int(np.argmin(env.rules.distances[moves, goal]))
             observation, reward, terminated, truncated, info = env.step(action)
             paid_in = story.phase
@@ -182,8 +180,8 @@ def test_picture_shows_the_room(env_id):
         env.reset(seed=episode)
         story = Story(env)
         for _ in range(env.horizon):
-            goal = env.rules.door if story.phase == 2 else env._state.key[0]
-            moves = env.rules.moves[int(story.has_key), env._state.place[0]]
+            goal = env.rules.door if story.phase == 2 else env.rules.key_place_of(env._state, 0)
+            moves = env.rules.moves[int(story.has_key), env.rules.place_of(env._state, 0)]
             sure = story.phase != 1 and episode % 2
             action = int(np.argmin(env.rules.distances[moves, goal])) if sure else int(rng.integers(4))
             env.step(action)
@@ -224,18 +222,20 @@ def test_what_is_dealt(noise):
     env = make_vec(lanes, noise=noise, apple_mean=3.0, apple_variance=16.0)
     env.reset(seed=0)
     rules, state = env.rules, env._state
-    counts = np.bincount(state.key, minlength=rules.cells)[rules.key_places]
+    counts = np.bincount([rules.key_place_of(state, lane) for lane in range(lanes)], minlength=rules.cells)
+    counts = counts[rules.key_places]
     assert counts.sum() == lanes
     assert abs(counts / lanes - 1 / 36).max() < 5 * np.sqrt(1 / 36 / lanes)
-    lying = state.apple.reshape(lanes, -1)[:, rules.apple_places]
+    dealt = [rules.apples_of(state, lane) for lane in range(lanes)]
+    lying = np.array([[place in apples for place in rules.apple_places.tolist()] for apples in dealt], float)
     assert (lying.sum(axis=1) == 10).all()
     assert state.apple.sum() == 10 * lanes
     assert abs(lying.mean(axis=0) - 10 / 22).max() < 5 * 0.5 / np.sqrt(lanes)
     pairs = np.cov(lying.T)[~np.eye(22, dtype=bool)]
     exact = 10 * 9 / (22 * 21) - (10 / 22) ** 2  # of drawing without replacement
     assert abs(pairs - exact).max() < 6 * 0.25 / np.sqrt(lanes)
-    paid = state.reward.reshape(lanes, -1)[:, rules.apple_places]
-    assert (paid[lying == 0] == 0).all()
+    paid = np.array([[apples.get(place, 0.0) for place in rules.apple_places.tolist()] for apples in dealt])
+    assert (state.reward.reshape(lanes, -1)[:, 1:-1] == paid).all()  # where nothing lies, nothing pays
     values = paid[lying == 1]
     assert abs(values.mean() - 3.0) < 5 * 4 / np.sqrt(values.size)
     assert abs(values.var() - 16.0) < 5 * 16 * np.sqrt(2 / values.size)
@@ -329,13 +329,15 @@ def test_optimal_return_is_reached(env_id):
     for seed in range(150):
         env.reset(seed=seed)
         state, worth, total = env._state, 0.0, 0.0
-        worth = sum(state.reward[place] for place in rules.apple_places.tolist())
-        plan = best_order(rules, [place for place in rules.apple_places.tolist() if state.apple[place]])
+        apples = rules.apples_of(state, 0)
+        worth = sum(apples.values())
+        plan = best_order(rules, list(apples))
         terminated = False
         while not terminated:
-            here, phase = state.place[0], rules.phases.schedule()[env._t]
-            plan = [place for place in plan if state.apple[place]]
-            goal = (state.key[0], plan[0] if plan else rules.apple_places[0], rules.door)[phase]
+            here, phase = rules.place_of(state, 0), rules.phases.schedule()[env._t]
+            lying = rules.apples_of(state, 0)
+            plan = [place for place in plan if place in lying]
+            goal = (rules.key_place_of(state, 0), plan[0] if plan else rules.apple_places[0], rules.door)[phase]
             moves = rules.moves[state.has_key[0], here]
             _, reward, terminated, _, _ = env.step(int(np.argmin(rules.distances[moves, goal])))
             total += reward
