@@ -28,7 +28,7 @@ from tca_sb3.vec_env import GymVecEnv, make_gym_vec_env
 ALGORITHMS: dict[str, type[LVGTS]] = {"LVGTS": LVGTS, "LM-SVG": LMSVG}
 COLOURS = {"LVGTS": "#009E73", "LM-SVG": "#CC79A7"}
 TASKS = {"dummy-PMT": "tca/DummyPMT-v0", "dummy-AMT": "tca/DummyAMT-v0", "pendulum-AMT": "tca/PendulumAMT-v0"}
-LANES = 16
+LANES = 32
 RECALL_STEP = 12
 EVALUATION_SEEDS = 1_000_000
 KEPT = 0.75  # the paper's 15 of 20
@@ -48,7 +48,7 @@ class Settings:
     seeds: int
     episodes: dict[str, int]
     learning_starts: int = 256
-    evaluate_every: int = 160
+    evaluate_every: int = 320
     evaluation_episodes: int = 128
 
 
@@ -209,19 +209,19 @@ def plot_attention(settings: Settings, results: Results, task: str, axes: Axes) 
     axes.set_xlabel("time recalled")
 
 
-def episodes(passive: int, active: int) -> dict[str, int]:
-    """Training lengths by task."""
-    return {task: passive if "PMT" in task else active for task in TASKS}
+def episodes(*by_task: int) -> dict[str, int]:
+    """Training lengths, in the order of the tasks."""
+    return dict(zip(TASKS, by_task, strict=True))
 
 
 FIGURE = Figure(
     name="lvgts_fig2_memory",
     scales={
         "quick": Settings(
-            seeds=2, episodes=episodes(48, 48), learning_starts=32, evaluate_every=16, evaluation_episodes=16
+            seeds=2, episodes=episodes(48, 48, 48), learning_starts=32, evaluate_every=16, evaluation_episodes=16
         ),
-        "cpu": Settings(seeds=20, episodes=episodes(2000, 8000)),
-        "paper": Settings(seeds=20, episodes=episodes(4000, 16_000)),
+        "cpu": Settings(seeds=20, episodes=episodes(2000, 10_000, 14_000)),
+        "paper": Settings(seeds=20, episodes=episodes(8000, 32_000, 32_000)),
     },
     stages=[training],
     plot=plot,

@@ -70,13 +70,13 @@ def imagine(
     """Algorithm 1's replay.
 
     ``ĥ_{t+1} = f(ĥ_t, Σ_{i≤t} w[t+1, i] M[i], â_t) + ξ_{t+1}`` with ``M[i] = ĥ_i``. Every ``truncation`` states the
-    gradient is cut, by detaching the new state; all other entries of ``M`` stay attached, so that a later state that
+    gradient is cut: the new state is a constant. All other entries of ``M`` stay attached, so that a later state that
     recalls them is still connected to the actions before them.
 
     Reading notes. Algorithm 1 gives ``f`` the weights ``w_t``; §3.2 makes ``ĥ_m`` part of the state that is being
     predicted, which is ``w_{t+1}``. Algorithm 1 detaches ``ĥ_t`` after ``ĥ_{t+1}`` was computed from it, and stores
-    it as ``M[t+1]``; here ``ĥ_{t+1}`` is detached and stored. Its index, counted from 1 as in the paper, is a multiple
-    of ``truncation``.
+    it as ``M[t+1]``; here ``ĥ_{t+1}`` is a constant, and is stored. Its index, counted from 1 as in the paper, is a
+    multiple of ``truncation``.
 
     :param act: the actions.
     :param encoding: of the real episodes; constants here.
@@ -92,13 +92,13 @@ def imagine(
         actions.append(act(t, latents[t]))
         if t + 1 == horizon:
             break
-        memories = None
-        if shortcuts:
-            memories = (weights[:, t + 1 : t + 2, : t + 1] @ torch.stack(latents, dim=1)).squeeze(1)
-        latent = world_model.predict_latent(latents[t], memories, actions[t]) + noise[:, t]
-        if truncation is not None and (t + 2) % truncation == 0:
-            latent = latent.detach()
-        latents.append(latent)
+        # A state that is cut off needs no graph in the first place.
+        cut = truncation is not None and (t + 2) % truncation == 0
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not cut):
+            memories = None
+            if shortcuts:
+                memories = (weights[:, t + 1 : t + 2, : t + 1] @ torch.stack(latents, dim=1)).squeeze(1)
+            latents.append(world_model.predict_latent(latents[t], memories, actions[t]) + noise[:, t])
     states, taken = torch.stack(latents, dim=1), torch.stack(actions, dim=1)
     return Imagination(states, taken, world_model.predict_reward(states, taken))
 
