@@ -15,7 +15,17 @@ from samples import FloatEncoder, generator, random_episodes, random_values
 from torch import Tensor, nn
 
 from tca_sb3.episodes import Episodes, map_observations
-from tca_sb3.estimators import PWR, PWTD, MonteCarlo, TDLambda, WeightedEstimator
+from tca_sb3.estimators import (
+    PWR,
+    PWTD,
+    AdvantageEstimator,
+    MonteCarlo,
+    ReturnGeneratingModel,
+    RewardRedistribution,
+    StateLambda,
+    TDLambda,
+    WeightedEstimator,
+)
 from tca_sb3.inner import InnerOptimizer, flatten, unflatten
 from tca_sb3.meta import (
     Lifetime,
@@ -61,15 +71,24 @@ class Encoder(FloatEncoder):
         return observations.flatten(1)[:, :6]
 
 
-def make_estimator(cls: type[WeightedEstimator] = PWR) -> WeightedEstimator:
+PRODUCT: dict[str, Any] = {"weights_class": Product, "weights_kwargs": {"embedding_dim": 2, "hidden_dim": 3}}
+ARGUMENTS: dict[type[AdvantageEstimator], dict[str, Any]] = {
+    PWR: PRODUCT,
+    PWTD: PRODUCT,
+    StateLambda: {"hidden_dim": 3},
+    ReturnGeneratingModel: {"embedding_dim": 4, "n_heads": 1},
+}
+
+
+def make_estimator(cls: type[AdvantageEstimator] = PWR, kind: str = "mlp") -> AdvantageEstimator:
     torch.manual_seed(11)
     estimator = cls(
         spaces.Box(-10, 10, (6,)),
         gamma=GAMMA,
         gae_lambda=LAMBDA,
-        weights_class=Product,
-        weights_kwargs={"embedding_dim": 2, "hidden_dim": 3, "n_frequencies": 1, "max_lag": 5},
         make_encoder=Encoder,
+        action_space=spaces.Box(-10, 10, (3,)) if kind == "gaussian" else spaces.Discrete(policies.N_ACTIONS),
+        **ARGUMENTS[cls],
     ).double()
     with torch.no_grad():
         for parameter in estimator.parameters():
@@ -138,7 +157,7 @@ def outer_advantages(episodes: Episodes, values: Tensor) -> Tensor:
 
 def naive_outer_loss(
     policy: nn.Module,
-    estimator: WeightedEstimator,
+    estimator: AdvantageEstimator,
     theta: Tensor,
     memory: dict[str, Tensor],
     inner: tuple[Episodes, Tensor],
@@ -170,7 +189,7 @@ class Run:
     def __init__(
         self,
         kind: str = "mlp",
-        estimator: type[WeightedEstimator] = PWR,
+        estimator: type[AdvantageEstimator] = PWR,
         optimizer: str = "rmsprop",
         max_norm: float | None = 0.5,
         normalize: bool = False,
@@ -180,7 +199,7 @@ class Run:
         self.kind, self.optimizer_name, self.max_norm, self.normalize = kind, optimizer, max_norm, normalize
         self.policy = policies.make(kind)
         self.optimizer = optimizer_of(optimizer, self.policy.parameters())
-        self.estimator = make_estimator(estimator)
+        self.estimator = make_estimator(estimator, kind)
         self.meta = MetaLearner(self.estimator, value_net, gamma=GAMMA, gae_lambda=LAMBDA, **meta_kwargs)
         self.applied: list[Any] = []
         apply = self.meta.apply
@@ -246,7 +265,17 @@ CASES: list[dict[str, Any]] = [
     for normalize in (False, True)
 ]
 CASES += [{"kind": kind} for kind in ("shared trunk", "gaussian", "conv", "layer norm", "dict", "frozen layer")]
-CASES += [{"estimator": PWTD, "optimizer": name, "max_norm": 0.05} for name in SETTINGS]
+CASES += [
+    {"estimator": estimator, "optimizer": name, "max_norm": 0.05}
+    for estimator in (PWTD, StateLambda, ReturnGeneratingModel)
+    for name in SETTINGS
+]
+# On a shared trunk the value targets' own dependence on η counts.
+CASES += [
+    {"estimator": estimator, "kind": kind, "normalize": True}
+    for estimator in (StateLambda, ReturnGeneratingModel)
+    for kind in ("shared trunk", "gaussian", "dict")
+]
 
 
 @pytest.mark.parametrize(
@@ -619,12 +648,12 @@ def test_unroll_continues_from_a_state() -> None:
         assert torch.allclose(theta, parameter.detach(), rtol=0, atol=1e-12), optimizer
 
 
-@pytest.mark.parametrize("estimator", [PWR, PWTD])
+@pytest.mark.parametrize("estimator", ARGUMENTS)
 @pytest.mark.parametrize("optimizer", SETTINGS)
-def test_a_lifetime_goes_back_through_all_its_updates(estimator: type[WeightedEstimator], optimizer: str) -> None:
+def test_a_lifetime_goes_back_through_all_its_updates(estimator: type[AdvantageEstimator], optimizer: str) -> None:
     """Inner-loop reset: the live policy is trained step by step; the gradient is that of the naive chain."""
     max_norm = 0.3
-    net = value_net() if estimator is PWR else None
+    net = None if estimator.regular_critic else value_net()
     run = Run(estimator=estimator, optimizer=optimizer, max_norm=max_norm, normalize=True, value_net=net)
     rollouts = [make_rollout("mlp", seed) for seed in (20, 30, 40, 50)]
     start = run.theta
@@ -669,7 +698,7 @@ def fixed_weights() -> WeightedEstimator:
 
 BAD: dict[str, tuple[str, Callable[[], MetaLearner]]] = {
     "nothing to learn": (
-        "PWTD has no parameters.*Tabular, Product",
+        "PWTD has no parameters.*Tabular or Product",
         lambda: MetaLearner(fixed_weights(), None, gamma=0.9, gae_lambda=0.9),
     ),
     **{
@@ -703,6 +732,20 @@ def test_bad_input_gets_a_sentence(case: str) -> None:
 
 
 def test_an_estimator_without_weights_is_refused() -> None:
-    plain: Any = MonteCarlo(spaces.Discrete(3), gamma=0.9, gae_lambda=0.9)
+    plain = MonteCarlo(spaces.Discrete(3), gamma=0.9, gae_lambda=0.9)
     with pytest.raises(ValueError, match="MonteCarlo has no parameters"):
         MetaLearner(plain, None, gamma=0.9, gae_lambda=0.9)
+
+
+def test_an_estimator_that_trains_itself_is_refused() -> None:
+    """It has parameters, and keeps them to itself."""
+    own = RewardRedistribution(
+        spaces.Box(-10, 10, (6,)),
+        gamma=0.9,
+        gae_lambda=0.9,
+        make_encoder=Encoder,
+        action_space=spaces.Discrete(2),
+    )
+    assert list(own.parameters())
+    with pytest.raises(ValueError, match="RewardRedistribution has no parameters for the metagradient"):
+        MetaLearner(own, None, gamma=0.9, gae_lambda=0.9)

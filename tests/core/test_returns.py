@@ -1,4 +1,4 @@
-"""Eqs. 4 and 7-11 against literal double loops, one episode at a time."""
+"""Eqs. 4 and 7-11, and what other methods put in their place, against literal loops, one episode at a time."""
 
 from __future__ import annotations
 
@@ -76,6 +76,70 @@ def test_lambda_advantages(gamma: float, gae_lambda: float) -> None:
     assert_same_steps(result, by_column(oracle))
 
 
+LAMBDAS = torch.rand(7, 5, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
+
+
+def trace(b: int, t: int, k: int, gamma: float) -> float:
+    """``Π_{j=t+1..k-1} γ λ(S_j)``, factor by factor."""
+    product = 1.0
+    for j in range(t + 1, k):
+        product *= gamma * LAMBDAS[j, b].item()
+    return product
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.9, 1.0])
+def test_state_lambda_advantages_and_their_weights(gamma: float) -> None:
+    errors = returns.td_errors(EPISODES.rewards, VALUES, gamma) * EPISODES.mask
+    wanted = by_column(
+        lambda b, r, v: oracles.pairwise_sum(oracles.td_errors(r, v, gamma), lambda t, k: trace(b, t, k, gamma))
+    )
+    assert_same_steps(returns.state_lambda_advantages(errors, LAMBDAS, gamma), wanted)
+    weights = returns.state_lambda_weights(LAMBDAS, gamma)
+    for b in range(5):
+        for t in range(7):
+            for k in range(t + 1, 8):
+                assert weights[b, t, k - 1].item() == pytest.approx(trace(b, t, k, gamma), abs=1e-15)
+    assert_same_steps(returns.pwtd_advantages(weights, errors), wanted)
+
+
+@pytest.mark.parametrize(("gamma", "gae_lambda"), SETTINGS)
+def test_one_lambda_for_all_states_is_the_lambda_estimator(gamma: float, gae_lambda: float) -> None:
+    errors = returns.td_errors(EPISODES.rewards, VALUES, gamma) * EPISODES.mask
+    same = torch.full_like(errors, gae_lambda)
+    wanted = returns.lambda_advantages(errors, gamma, gae_lambda)
+    assert torch.allclose(returns.state_lambda_advantages(errors, same, gamma), wanted, rtol=0, atol=1e-14)
+
+
+def test_redistributed_rewards() -> None:
+    predictions = torch.randn(7, 5, generator=torch.Generator().manual_seed(6), dtype=torch.float64)
+
+    def oracle(b: int, rewards: list[float], values: list[float]) -> list[float]:
+        g = predictions[: len(rewards), b].tolist()
+        missing = (sum(rewards) - g[-1]) / len(g)
+        return [g[t] - (g[t - 1] if t else 0.0) + missing for t in range(len(g))]
+
+    result = returns.redistributed_rewards(predictions, EPISODES.rewards, EPISODES.mask)
+    assert_same_steps(result, by_column(oracle))
+    assert not result[~EPISODES.mask].any()
+    garbage = predictions.masked_fill(~EPISODES.mask, 1e9)
+    assert torch.equal(returns.redistributed_rewards(garbage, EPISODES.rewards, EPISODES.mask), result)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("seed", range(20))
+def test_redistribution_keeps_every_return(seed: int, dtype: torch.dtype) -> None:
+    """Whatever the predictions and however long the episodes."""
+    draw = torch.Generator().manual_seed(seed)
+    lengths = torch.randint(1, 200, (6,), generator=draw).tolist()
+    episodes = random_episodes(lengths, seed=seed, dtype=dtype)
+    size = 10.0 ** torch.randint(-3, 4, (), generator=draw)
+    predictions = size * torch.randn(episodes.horizon, 6, generator=draw, dtype=dtype)
+    result = returns.redistributed_rewards(predictions, episodes.rewards, episodes.mask)
+    largest = result.abs().sum(0) + episodes.rewards.abs().sum(0)
+    error = (result.double().sum(0) - episodes.rewards.double().sum(0)).abs()
+    assert (error <= 4 * torch.finfo(dtype).eps * largest).all()
+
+
 def test_pwtd_advantages() -> None:
     errors = returns.td_errors(EPISODES.rewards, VALUES, 0.9) * EPISODES.mask
     wanted = by_column(
@@ -111,6 +175,14 @@ def test_batch_permutation_equivariance() -> None:
         (returns.discounted_returns(rewards, 0.9), returns.discounted_returns(rewards[:, order], 0.9)),
         (returns.td_errors(rewards, values, 0.9), returns.td_errors(rewards[:, order], values[:, order], 0.9)),
         (returns.lambda_advantages(errors, 0.9, 0.5), returns.lambda_advantages(errors[:, order], 0.9, 0.5)),
+        (
+            returns.state_lambda_advantages(errors, LAMBDAS, 0.9),
+            returns.state_lambda_advantages(errors[:, order], LAMBDAS[:, order], 0.9),
+        ),
+        (
+            returns.redistributed_rewards(LAMBDAS, rewards, EPISODES.mask),
+            returns.redistributed_rewards(LAMBDAS[:, order], rewards[:, order], EPISODES.mask[:, order]),
+        ),
         (returns.pairwise_sum(WEIGHTS, rewards), returns.pairwise_sum(WEIGHTS[order], rewards[:, order])),
     ):
         assert torch.equal(before[:, order], after)
@@ -135,6 +207,9 @@ def test_gradients_reach_weights_signal_and_values() -> None:
     assert torch.autograd.gradcheck(lambda r, v: returns.td_errors(r, v, 0.9), (signal, values))
     assert torch.autograd.gradcheck(lambda x: returns.lambda_advantages(x, 0.9, 0.5), (signal,))
     assert torch.autograd.gradcheck(lambda r: returns.episode_returns(r, 0.9), (signal,))
+    lambdas = LAMBDAS[:3, :2].clone().requires_grad_()
+    assert torch.autograd.gradcheck(lambda x, s: returns.state_lambda_advantages(x, s, 0.9), (signal, lambdas))
+    assert torch.autograd.gradcheck(lambda s: returns.state_lambda_weights(s, 0.9), (lambdas,))
 
 
 T, B = 4, 3
@@ -147,6 +222,11 @@ BAD: dict[str, Callable[[], Tensor]] = {
     "monte_carlo_advantages without the last value": lambda: returns.monte_carlo_advantages(R, V[:-1]),
     "monte_carlo_advantages that would broadcast": lambda: returns.monte_carlo_advantages(R, V[:, :1]),
     "lambda_advantages of one column": lambda: returns.lambda_advantages(R[:, 0], 0.9, 0.9),
+    "state_lambda_advantages of one lambda": lambda: returns.state_lambda_advantages(R, R[:, :1], 0.9),
+    "state_lambda_advantages with the last state": lambda: returns.state_lambda_advantages(R, V, 0.9),
+    "state_lambda_weights of one column": lambda: returns.state_lambda_weights(R[:, 0], 0.9),
+    "redistributed_rewards of one prediction an episode": lambda: returns.redistributed_rewards(R[:1], R, R > 0),
+    "redistributed_rewards with another mask": lambda: returns.redistributed_rewards(R, R, V > 0),
     "pairwise_sum with time first": lambda: returns.pairwise_sum(torch.zeros(T, T, B), R),
     "pairwise_sum of another batch": lambda: returns.pairwise_sum(W[:1], R),
     "pairwise_sum of a single matrix": lambda: returns.pairwise_sum(W[0], R),
