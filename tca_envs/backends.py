@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from tca_envs.checks import check_choice
 from tca_envs.randomness import batch_words, key_of, word_of
-from tca_envs.rules import Lanes, Rules
+from tca_envs.rules import Columns, Lanes, Rules
 
 BackendName = Literal["numpy", "numba"]
 
@@ -64,7 +64,7 @@ class NumpyBatch:
 
     def __init__(self, rules: Rules, state: Any) -> None:
         self._rules, self._step = rules, rules.step
-        self._tables, self._state = _as_words(rules.tables()), _as_words(state)
+        self._tables, self._state = Columns(rules.tables(), _as_words), Columns(state, _as_words)
         self.any_outside = rules.any_outside
 
     def deal(self, i: Lanes, streams: NDArray[np.uint64], deals: NDArray[np.int64]) -> None:
@@ -101,14 +101,9 @@ def _word(column: NDArray[np.void]) -> int:
     return gcd(column.dtype.itemsize, 8)
 
 
-def _as_words(columns: Any) -> Any:
-    """The same memory, with opaque entries of up to four words as `Words`; with more, numpy's own way is no slower."""
-    return type(columns)(
-        *(
-            Words(column) if _is_opaque(column) and column.dtype.itemsize <= 4 * _word(column) else column
-            for column in columns
-        )
-    )
+def _as_words(column: Any) -> Any:
+    """The same memory, opaque entries of up to four words as `Words`; with more, numpy's own way is no slower."""
+    return Words(column) if _is_opaque(column) and column.dtype.itemsize <= 4 * _word(column) else column
 
 
 def _is_opaque(column: Any) -> bool:

@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import operator
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
 from functools import cached_property
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -308,12 +309,23 @@ def read_only(array: NDArray[Any]) -> NDArray[Any]:
     return array
 
 
-def as_lists(columns: Any) -> Any:
-    """A named tuple with its one-dimensional arrays in the form on which single steps are fastest.
+class Columns:
+    """The columns of a named tuple as attributes of an object, which Python code reads several times faster."""
 
-    Lists, and for long constants memory views, which need no copy.
+    def __init__(self, columns: Any, form: Callable[[Any], Any]) -> None:
+        for name, column in zip(columns._fields, columns, strict=True):
+            setattr(self, name, form(column))
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(vars(self).values())
+
+
+def as_lists(columns: Any) -> Columns:
+    """A named tuple of columns in the form on which single steps are fastest.
+
+    One-dimensional arrays become lists, and long constants memory views, which need no copy.
     """
-    return type(columns)(*map(_as_list, columns))
+    return Columns(columns, _as_list)
 
 
 def _as_list(column: Any) -> Any:

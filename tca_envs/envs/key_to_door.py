@@ -143,7 +143,7 @@ class Tables(NamedTuple):
     agent: int
     key: int
     floor: int
-    cover: NDArray[np.int64]  # floor, apple
+    apple: int
     back: NDArray[np.int64]  # by slot: sprite of what comes back there
     sprites: NDArray[np.void]  # all strips of all sprites
     background: NDArray[np.void]  # by phase: a whole picture
@@ -157,7 +157,7 @@ class State(NamedTuple):
     key_edge: NDArray[np.int64]  # edge of action 0 there, without the key: so it equals `edge` when the key is found
     first: NDArray[np.int64]  # where a lane's stretch begins, of columns with one entry a slot
     reward: NDArray[np.float64]  # what a slot pays
-    apple: NDArray[np.uint8]  # 1 where an apple lies
+    apple: NDArray[np.bool_]  # whether an apple lies there
     pays: NDArray[np.float64]  # what an apple pays when it comes back; empty if they do not
     queue: NDArray[np.int64]  # where a lane's stretch of `taken` begins
     taken: NDArray[np.int64]  # slots of the apples taken in the last `respawn` steps
@@ -303,7 +303,7 @@ class KeyToDoorRules(Rules):
             agent=tile * AGENT,
             key=tile * KEY,
             floor=tile * FLOOR,
-            cover=tile * np.array([FLOOR, APPLE]),
+            apple=tile * APPLE,
             back=back,
             sprites=read_only(_opaque(sprites, 3 * tile)),
             background=read_only(_opaque(np.ascontiguousarray(pictures), pictures[0].size)),
@@ -323,7 +323,7 @@ class KeyToDoorRules(Rules):
             key_edge=np.zeros(lanes, np.int64),
             first=numbers * slots,
             reward=np.zeros(lanes * slots),
-            apple=np.zeros(lanes * slots, np.uint8),
+            apple=np.zeros(lanes * slots, np.bool_),
             pays=np.zeros(lanes * slots if self.respawn else 0),
             queue=numbers * self.respawn,
             taken=np.zeros(lanes * self.respawn, np.int64),
@@ -377,13 +377,14 @@ class KeyToDoorRules(Rules):
             state.taken[entry] = entered * state.apple[slot]
         reward = state.reward[slot]
         state.reward[slot] = 0.0
-        state.apple[slot] = 0
+        state.apple[slot] = False
         left = tables.floor
         if t >= tables.door_at:
             left = tables.ground[edge]
         elif tables.respawn:
             # An apple may have come back where the agent stands.
-            left = tables.cover[state.apple[state.first[i] + tables.left[edge]]]
+            here = state.apple[state.first[i] + tables.left[edge]]
+            left = left + here * (tables.apple - left)
         paint(tables, state, state.strip[i], left)
         if t < tables.apples_at:
             found = following == state.key_edge[i]
@@ -395,7 +396,8 @@ class KeyToDoorRules(Rules):
             enter(tables, state, i, 1)
             for j in range(1, len(tables.slot_strips) - 1):
                 here = state.apple[state.first[i] + j]
-                paint(tables, state, state.corner[i] + tables.slot_strips[j], tables.cover[here])
+                sprite = tables.floor + here * (tables.apple - tables.floor)
+                paint(tables, state, state.corner[i] + tables.slot_strips[j], sprite)
         if t + 1 == tables.door_at:
             enter(tables, state, i, 2)
         paint(tables, state, state.strip[i], tables.agent)
