@@ -28,7 +28,7 @@ from tca_sb3.vec_env import GymVecEnv, make_gym_vec_env
 ALGORITHMS: dict[str, type[LVGTS]] = {"LVGTS": LVGTS, "LM-SVG": LMSVG}
 COLOURS = {"LVGTS": "#009E73", "LM-SVG": "#CC79A7"}
 TASKS = {"dummy-PMT": "tca/DummyPMT-v0", "dummy-AMT": "tca/DummyAMT-v0", "pendulum-AMT": "tca/PendulumAMT-v0"}
-LANES = 32
+LANES = 16
 RECALL_STEP = 12
 EVALUATION_SEEDS = 1_000_000
 KEPT = 0.75  # the paper's 15 of 20
@@ -220,8 +220,8 @@ FIGURE = Figure(
         "quick": Settings(
             seeds=2, episodes=episodes(48, 48, 48), learning_starts=32, evaluate_every=16, evaluation_episodes=16
         ),
-        "cpu": Settings(seeds=20, episodes=episodes(2000, 10_000, 14_000)),
-        "paper": Settings(seeds=20, episodes=episodes(8000, 32_000, 32_000)),
+        "cpu": Settings(seeds=20, episodes=episodes(3000, 8000, 10_000)),
+        "paper": Settings(seeds=20, episodes=episodes(4000, 16_000, 16_000)),
     },
     stages=[training],
     plot=plot,

@@ -34,6 +34,16 @@ class Imagination(NamedTuple):
     """``â_t``, shape ``(B, T, action_dim)``, scaled."""
     rewards: Tensor
     """``r̂_t``, shape ``(B, T)``."""
+    edges: Tensor
+    """The states of :func:`cut_times` before they were cut off, ``(B, E, d)``; ``E`` is 0 unless asked for."""
+
+
+def cut_times(horizon: int, truncation: int | None) -> range:
+    """The times of Algorithm 1's constant states: counted from 1, they are the multiples of ``truncation``.
+
+    The first state is a constant in any case and does not count.
+    """
+    return range(0) if truncation is None else range(max(1, truncation - 1), horizon, truncation)
 
 
 def reparameterized(actor: Callable[[Tensor], Tensor], noise: Tensor) -> Act:
@@ -66,6 +76,7 @@ def imagine(
     noise: Tensor,
     truncation: int | None = None,
     shortcuts: bool = True,
+    keep_edges: bool = False,
 ) -> Imagination:
     """Algorithm 1's replay.
 
@@ -83,33 +94,56 @@ def imagine(
     :param noise: ``ξ`` of :func:`infer_noise`.
     :param truncation: ``N``; ``None`` cuts nowhere.
     :param shortcuts: ``False`` is LM-SVG: ``f`` recalls nothing.
+    :param keep_edges: give back, attached, the states that are cut off here, for :func:`continued_gradient`.
     """
     weights = encoding.weights.detach()
     latents = [encoding.latents[:, 0].detach()]
     actions: list[Tensor] = []
-    horizon = encoding.latents.shape[1]
+    batch, horizon, latent_dim = encoding.latents.shape
+    cuts = cut_times(horizon, truncation)
+    edges: list[Tensor] = []
     for t in range(horizon):
         actions.append(act(t, latents[t]))
         if t + 1 == horizon:
             break
-        # A state that is cut off needs no graph in the first place.
-        cut = truncation is not None and (t + 2) % truncation == 0
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not cut):
+        # A state that is cut off needs no graph in the first place, unless somebody goes on from it.
+        with torch.set_grad_enabled(torch.is_grad_enabled() and (t + 1 not in cuts or keep_edges)):
             memories = None
             if shortcuts:
                 memories = (weights[:, t + 1 : t + 2, : t + 1] @ torch.stack(latents, dim=1)).squeeze(1)
-            latents.append(world_model.predict_latent(latents[t], memories, actions[t]) + noise[:, t])
+            latent = world_model.predict_latent(latents[t], memories, actions[t]) + noise[:, t]
+        if t + 1 in cuts:
+            edges.append(latent)
+        latents.append(latent.detach() if t + 1 in cuts else latent)
     states, taken = torch.stack(latents, dim=1), torch.stack(actions, dim=1)
-    return Imagination(states, taken, world_model.predict_reward(states, taken))
+    kept = torch.stack(edges, dim=1) if keep_edges and edges else states.new_zeros(batch, 0, latent_dim)
+    return Imagination(states, taken, world_model.predict_reward(states, taken), kept)
 
 
 def imagined_return(rewards: Tensor, mask: Tensor) -> Tensor:
     """``G``, the mean over episodes of the undiscounted sum of rewards; both ``(B, T)``.
 
     An episode is replayed for as long as it lasted. Where a time limit cut it, nothing is added for what would have
-    followed: neither paper nor model has a value function.
+    followed.
     """
     return torch.where(mask, rewards, 0.0).sum() / len(rewards)
+
+
+def continued_gradient(value: Callable[[Tensor], Tensor], edges: Tensor, mask: Tensor, truncation: int) -> Tensor:
+    """A term of ``G`` that is 0, and whose gradient is what the cuts take away: ``Σ_e (v(ĥ_e) - const)``.
+
+    Ours; the paper's §6 names value functions as future work. With ``v(ĥ_e)`` the sum of the rewards from ``e`` on, a
+    function of the state alone, the truncated gradient is the full one again.
+
+    :param value: ``v``, ``(B, E, d)`` to ``(B, E)``.
+    :param edges: from :func:`imagine`.
+    :param mask: True where a step is real, ``(B, T)``.
+    :param truncation: ``N``.
+    """
+    horizon = mask.shape[1]
+    values = value(edges)
+    real = mask[:, list(cut_times(horizon, truncation))]
+    return torch.where(real, values - values.detach(), 0.0).sum() / len(mask)
 
 
 def sliding_window_objective(
