@@ -19,8 +19,9 @@ from __future__ import annotations
 import importlib
 import inspect
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from copy import deepcopy
+from itertools import repeat
 from typing import Any, NamedTuple, cast
 
 import gymnasium as gym
@@ -133,15 +134,16 @@ class GymVecEnv(VecEnv):
         self._reset_options()
         self._returns[:] = 0.0
         self._lengths[:] = 0
-        self.reset_infos = [_info_of(infos, index) for index in range(self.num_envs)]
+        self.reset_infos = _infos_of(infos, range(self.num_envs))
         self._reset_obs = obs
         return _copy(obs)
 
     def step_async(self, actions: np.ndarray) -> None:
         """Keep ``actions``, ``(n_envs, *action_shape)``, for :meth:`step_wait`."""
         actions = np.asarray(actions)
-        if self._action_dtype is not None and np.can_cast(actions.dtype, self._action_dtype, "same_kind"):
-            actions = actions.astype(self._action_dtype, copy=False)
+        wanted = self._action_dtype
+        if wanted is not None and actions.dtype != wanted and np.can_cast(actions.dtype, wanted, "same_kind"):
+            actions = actions.astype(wanted)
         self._actions = actions
 
     def step_wait(self) -> VecEnvStepReturn:
@@ -164,8 +166,8 @@ class GymVecEnv(VecEnv):
         if self.step_info_keys:
             shown = {key: infos[key] for key in self.step_info_keys if key in infos}
             shown |= {f"_{key}": infos[f"_{key}"] for key in shown if f"_{key}" in infos}
-            sb3_infos = [_info_of(shown, index) for index in range(self.num_envs)]
-        if dones.any():
+            sb3_infos = _infos_of(shown, range(self.num_envs))
+        if np.count_nonzero(dones):
             obs = self._end_episodes(obs, dones, terminated, infos, sb3_infos)
         if self._reuses_buffers is None:
             self._reuses_buffers = _shares_memory(obs, self._reset_obs)
@@ -173,7 +175,7 @@ class GymVecEnv(VecEnv):
         if self._reuses_buffers:
             # SB3 stores an observation only after the step that follows it, which would have overwritten it.
             obs = _copy(obs)
-        return obs, np.asarray(rewards, dtype=np.float32).copy(), dones, sb3_infos
+        return obs, np.array(rewards, dtype=np.float32), dones, sb3_infos
 
     def _end_episodes(
         self,
@@ -186,18 +188,23 @@ class GymVecEnv(VecEnv):
         """Write the ``info`` of what just ended into ``sb3_infos``; returns the observations to act on."""
         ending = self._end(self.vector_env, obs, dones, infos)
         seconds = round(time.time() - self._t_start, 6)
-        for index in np.flatnonzero(dones).tolist():
-            info = _info_of(ending.final_infos, index)
-            info["TimeLimit.truncated"] = not terminated[index]
+        ended = np.flatnonzero(dones)
+        endings = zip(
+            ended.tolist(),
+            _infos_of(ending.final_infos, ended),
+            _infos_of(ending.reset_infos, ended),
+            terminated[ended].tolist(),
+            self._returns[ended].tolist(),
+            self._lengths[ended].tolist(),
+            strict=True,
+        )
+        for index, info, reset_info, was_terminated, episode_return, length in endings:
+            info["TimeLimit.truncated"] = not was_terminated
             info["terminal_observation"] = _row(ending.final_obs, index)
             if not self._monitored_inside:
-                info["episode"] = {
-                    "r": round(float(self._returns[index]), 6),
-                    "l": int(self._lengths[index]),
-                    "t": seconds,
-                }
+                info["episode"] = {"r": round(episode_return, 6), "l": length, "t": seconds}
             sb3_infos[index] = info
-            self.reset_infos[index] = _info_of(ending.reset_infos, index)
+            self.reset_infos[index] = reset_info
         self._returns[dones] = 0.0
         self._lengths[dones] = 0
         return ending.obs
@@ -431,23 +438,30 @@ def _shares_memory(batch: Any, other: Any) -> bool:
     return bool(np.may_share_memory(batch, other))
 
 
-def _info_of(infos: dict[str, Any], index: int) -> dict[str, Any]:
-    """One sub-environment's ``info``, out of a dict of arrays with their ``_key`` masks."""
-    info: dict[str, Any] = {}
+def _infos_of(infos: dict[str, Any], indices: Sequence[int] | np.ndarray) -> list[dict[str, Any]]:
+    """The ``info`` of some sub-environments, out of a dict of arrays with their ``_key`` masks."""
+    found: list[dict[str, Any]] = [{} for _ in indices]
     for key, value in infos.items():
         if key.startswith("_") and key[1:] in infos:
             continue
         mask = infos.get(f"_{key}")
-        if mask is not None and not mask[index]:
-            continue
-        if isinstance(value, dict):
-            info[key] = _info_of(value, index)
-        elif isinstance(value, np.ndarray) and value.ndim > 0:
-            entry = value[index]
-            info[key] = entry.item() if isinstance(entry, np.generic) else deepcopy(entry)
-        else:
-            info[key] = value
-    return info
+        given = repeat(True) if mask is None else np.asarray(mask)[indices].tolist()
+        for info, is_given, entry in zip(found, given, _entries_of(value, indices)):  # noqa: B905 (one may be endless)
+            if is_given:
+                info[key] = entry
+    return found
+
+
+def _entries_of(value: Any, indices: Sequence[int] | np.ndarray) -> Iterable[Any]:
+    """The entries of one value of an info, which nobody else holds."""
+    if isinstance(value, dict):
+        return _infos_of(value, indices)
+    if not isinstance(value, np.ndarray) or value.ndim == 0:
+        return repeat(value)
+    if value.ndim == 1 and value.dtype != object:
+        return value[indices].tolist()
+    entries = (value[index] for index in indices)
+    return (entry.item() if isinstance(entry, np.generic) else deepcopy(entry) for entry in entries)
 
 
 def _find_attr(vector_env: VectorEnv, attr_name: str) -> Any:
