@@ -23,12 +23,14 @@ from stable_baselines3.common.callbacks import BaseCallback
 
 import tca_envs  # noqa: F401 (registers the tasks)
 from tca_sb3.lvgts import LMSVG, LVGTS
+from tca_sb3.lvgts.replicas import learn_together
 from tca_sb3.vec_env import GymVecEnv, make_gym_vec_env
 
 ALGORITHMS: dict[str, type[LVGTS]] = {"LVGTS": LVGTS, "LM-SVG": LMSVG}
 COLOURS = {"LVGTS": "#009E73", "LM-SVG": "#CC79A7"}
 TASKS = {"dummy-PMT": "tca/DummyPMT-v0", "dummy-AMT": "tca/DummyAMT-v0", "pendulum-AMT": "tca/PendulumAMT-v0"}
 LANES = 16
+SIDE_BY_SIDE = 5
 RECALL_STEP = 12
 EVALUATION_SEEDS = 1_000_000
 KEPT = 0.75  # the paper's 15 of 20
@@ -101,62 +103,80 @@ class LearningCurve(BaseCallback):
 def train(
     method: str,
     task: str,
-    seed: int,
+    seeds: list[int],
     episodes: int,
     learning_starts: int,
     evaluate_every: int,
     evaluation_episodes: int,
 ) -> Outcome:
-    """One run: its curve, and a last look at its return, its remember actions and its attention."""
-    env = make_gym_vec_env(TASKS[task], LANES, seed=seed * LANES)
-    own = make_gym_vec_env(TASKS[task], evaluation_episodes, seed=EVALUATION_SEEDS + seed * evaluation_episodes)
+    """Runs side by side: their curves, and a last look at return, remember actions and attention."""
+    models, curves = [], []
+    for seed in seeds:
+        env = make_gym_vec_env(TASKS[task], LANES, seed=seed * LANES)
+        own = make_gym_vec_env(TASKS[task], evaluation_episodes, seed=EVALUATION_SEEDS + seed * evaluation_episodes)
+        models.append(ALGORITHMS[method]("MlpPolicy", env, learning_starts=learning_starts, seed=seed, device="cpu"))
+        curves.append(LearningCurve(own, evaluate_every))
     rules = own.vector_env.unwrapped.rules  # type: ignore[attr-defined]
-    curve = LearningCurve(own, evaluate_every)
-    model = ALGORITHMS[method]("MlpPolicy", env, learning_starts=learning_starts, seed=seed, device="cpu")
-    model.learn(episodes * rules.horizon, callback=curve)
-    last = play(model, own)
-    recall = last.attention[:, rules.t2 + 1 :, : rules.t1]
-    metrics = {
-        "return": float(last.returns.mean()),
-        "attention_on_remember": float(recall.sum(-1).mean()),
-        # The last remember action shows nothing any more.
-        "remember_action_error": float(np.abs(last.actions[:, : rules.t1 - 1] - rules.a_m).mean()),
-    }
+    learn_together(models, episodes * rules.horizon, curves)
+    runs, returns, attention = [], [], []
+    for seed, model, curve in zip(seeds, models, curves, strict=True):
+        last = play(model, curve.env)
+        recall = last.attention[:, rules.t2 + 1 :, : rules.t1]
+        metrics = {
+            "return": float(last.returns.mean()),
+            "attention_on_remember": float(recall.sum(-1).mean()),
+            # The last remember action shows nothing any more.
+            "remember_action_error": float(np.abs(last.actions[:, : rules.t1 - 1] - rules.a_m).mean()),
+        }
+        runs.append(Run(method, {"task": task}, seed, metrics, model.num_timesteps))
+        returns.append([*curve.returns, metrics["return"]])
+        attention.append(last.attention.mean(0))
     arrays = {
-        "episodes": np.append(curve.episodes, model.replay_buffer.n_added),
-        "returns": np.append(curve.returns, metrics["return"]),
-        "attention": last.attention.mean(0),
+        "episodes": np.append(curves[0].episodes, models[0].replay_buffer.n_added),
+        "returns": np.array(returns),
+        "attention": np.array(attention),
         "myopic_return": np.array(rules.myopic_return),
         "optimal_return": np.array(rules.optimal_return),
     }
-    return Outcome([Run(method, {"task": task}, seed, metrics, model.num_timesteps)], arrays)
+    return Outcome(runs, arrays)
 
 
-def run_name(method: str, task: str, seed: int) -> str:
-    """The name of a run's task."""
-    return f"{method} {task} seed={seed}"
+def groups(seeds: int) -> list[list[int]]:
+    """Seeds that are trained side by side."""
+    return [list(range(first, min(first + SIDE_BY_SIDE, seeds))) for first in range(0, seeds, SIDE_BY_SIDE)]
+
+
+def task_name(method: str, task: str, seeds: list[int]) -> str:
+    """The name of a group of runs."""
+    return f"{method} {task} seeds={seeds[0]}-{seeds[-1]}"
 
 
 def training(settings: Settings, results: Results) -> list[Task]:
-    """Every algorithm on every task with every seed; seed by seed, so that an interrupted run has whole ones."""
+    """Every algorithm on every task with every seed; group by group, so that an interrupted run has whole seeds."""
     return [
         Task(
-            run_name(method, task, seed),
+            task_name(method, task, seeds),
             train,
             {
                 "method": method,
                 "task": task,
-                "seed": seed,
+                "seeds": seeds,
                 "episodes": settings.episodes[task],
                 "learning_starts": settings.learning_starts,
                 "evaluate_every": settings.evaluate_every,
                 "evaluation_episodes": settings.evaluation_episodes,
             },
         )
-        for seed in range(settings.seeds)
+        for seeds in groups(settings.seeds)
         for task in TASKS
         for method in ALGORITHMS
     ]
+
+
+def gather(settings: Settings, results: Results, method: str, task: str, array: str) -> NDArray[np.float64]:
+    """An array of all runs, along its first axis."""
+    names = [task_name(method, task, seeds) for seeds in groups(settings.seeds)]
+    return np.concatenate([results.arrays[name][array] for name in names])
 
 
 def plot(settings: Settings, results: Results, summary: pd.DataFrame, folder: Path) -> None:
@@ -182,25 +202,24 @@ def plot(settings: Settings, results: Results, summary: pd.DataFrame, folder: Pa
 def plot_curves(settings: Settings, results: Results, task: str, n_runs: int, axes: Axes) -> None:
     """Single runs (thin), their mean and its 95 % interval. The best are those with the best last quarter."""
     for method, colour in COLOURS.items():
-        arrays = [results.arrays[run_name(method, task, seed)] for seed in range(settings.seeds)]
-        episodes, returns = arrays[0]["episodes"], np.stack([one["returns"] for one in arrays])
+        returns = gather(settings, results, method, task, "returns")
+        about = results.arrays[task_name(method, task, groups(settings.seeds)[0])]
+        episodes = about["episodes"]
         score = returns[:, -max(1, returns.shape[1] // 4) :].mean(1)
         returns = returns[np.argsort(-score, kind="stable")[:n_runs]]
         axes.plot(episodes, returns.T, color=colour, lw=0.4, alpha=0.35)
         axes.plot(episodes, returns.mean(0), color=colour, lw=1.6)
         low, high = np.transpose([bootstrap_interval(column) for column in returns.T])
         axes.fill_between(episodes, low, high, color=colour, alpha=0.2, lw=0)
-    axes.axhline(float(arrays[0]["optimal_return"]), color="0.3", ls=":", lw=0.8)
-    axes.axhline(float(arrays[0]["myopic_return"]), color="0.3", ls="--", lw=0.8)
+    axes.axhline(float(about["optimal_return"]), color="0.3", ls=":", lw=0.8)
+    axes.axhline(float(about["myopic_return"]), color="0.3", ls="--", lw=0.8)
     axes.set_ylim(-2.2, 2.2)
     axes.set_xlabel("training episodes")
 
 
 def plot_attention(settings: Settings, results: Results, task: str, axes: Axes) -> None:
     """What the recall step attends to, over all runs of LVGTS."""
-    rows = np.stack(
-        [results.arrays[run_name("LVGTS", task, seed)]["attention"][RECALL_STEP] for seed in range(settings.seeds)]
-    )
+    rows = gather(settings, results, "LVGTS", task, "attention")[:, RECALL_STEP]
     times = np.arange(rows.shape[1])
     axes.bar(times, rows.mean(0), color=COLOURS["LVGTS"], alpha=0.5)
     axes.plot(times, rows.T, ".", color=COLOURS["LVGTS"], ms=3)
@@ -220,7 +239,7 @@ FIGURE = Figure(
         "quick": Settings(
             seeds=2, episodes=episodes(48, 48, 48), learning_starts=32, evaluate_every=16, evaluation_episodes=16
         ),
-        "cpu": Settings(seeds=20, episodes=episodes(3000, 8000, 10_000)),
+        "cpu": Settings(seeds=20, episodes=episodes(2000, 8000, 8000)),
         "paper": Settings(seeds=20, episodes=episodes(4000, 16_000, 16_000)),
     },
     stages=[training],

@@ -139,12 +139,12 @@ class LVGTS(BaseAlgorithm):
         self,
         policy: str | type[LVGTSPolicy],
         env: GymEnv | str | None,
-        learning_rate: float | Schedule = ConstantThenLinear(1.5e-3),
-        model_learning_rate: float | Schedule = ConstantThenLinear(3e-3),
+        learning_rate: float | Schedule = ConstantThenLinear(1e-3),
+        model_learning_rate: float | Schedule = ConstantThenLinear(2e-3),
         n_episodes: int = 16,
-        model_updates: float = 0.5,
-        policy_updates: float = 0.25,
-        batch_size: int = 64,
+        model_updates: float = 1.0,
+        policy_updates: float = 0.5,
+        batch_size: int = 32,
         buffer_size: int = 2000,
         learning_starts: int = 256,
         truncation: int | None = 4,
@@ -380,8 +380,8 @@ class LVGTS(BaseAlgorithm):
 
     # -- training --------------------------------------------------------------------------------------------------
 
-    def model_step(self, batch: EpisodeBatch) -> ModelLosses:
-        """One gradient step of encoder and world model on Eq. 7, and of ``v``; returns Eq. 7's terms, unweighted."""
+    def model_loss(self, batch: EpisodeBatch) -> tuple[Tensor, ModelLosses]:
+        """What :meth:`model_step` descends, and the terms of Eq. 7 in it, unweighted."""
         policy = self.policy
         encoding = policy.encode(batch)
         losses = model_losses(
@@ -401,17 +401,27 @@ class LVGTS(BaseAlgorithm):
         if self.value_function:
             values = policy.predict_value(encoding.latents.detach())
             loss = loss + value_loss(values, batch.rewards, batch.mask)
+        return loss, losses
+
+    def model_step(self, batch: EpisodeBatch) -> ModelLosses:
+        """One gradient step of encoder and world model on Eq. 7, and of ``v``; returns Eq. 7's terms, unweighted."""
+        policy = self.policy
+        loss, losses = self.model_loss(batch)
         self._descend(loss, policy.model_optimizer, policy.model_parameters, policy.value_parameters)
         return losses
 
-    def policy_step(self, batch: EpisodeBatch) -> Tensor:
-        """One gradient step of the actor up the return ``G`` of replayed episodes (Algorithm 1); returns ``G``."""
+    def replay_noise(self, batch: EpisodeBatch) -> Tensor:
+        """``η`` of a replay of these episodes, drawn afresh; ``(B, T, action_dim)``."""
+        std = self.action_noise_std if self.replay_noise_std is None else self.replay_noise_std
+        return std * torch.randn_like(batch.actions)
+
+    def policy_loss(self, batch: EpisodeBatch, replay_noise: Tensor) -> tuple[Tensor, Tensor]:
+        """What :meth:`policy_step` descends, and ``G``."""
         policy = self.policy
         with torch.no_grad():
             encoding = policy.encode(batch)
         noise = infer_noise(policy.world_model, encoding, batch.actions, self.shortcuts)
-        std = self.action_noise_std if self.replay_noise_std is None else self.replay_noise_std
-        act = reparameterized(policy.actor, std * torch.randn_like(batch.actions))
+        act = reparameterized(policy.actor, replay_noise)
         if self.truncation_mode == "window":
             assert self.truncation is not None
             objective, replay = sliding_window_objective(
@@ -431,8 +441,13 @@ class LVGTS(BaseAlgorithm):
         loss = -objective
         if self.saturation_coef > 0.0:
             loss = loss + self.saturation_coef * self._saturation(encoding.latents, batch.mask)
-        self._descend(loss, policy.optimizer, policy.actor_parameters)
-        return value.detach()
+        return loss, value.detach()
+
+    def policy_step(self, batch: EpisodeBatch) -> Tensor:
+        """One gradient step of the actor up the return ``G`` of replayed episodes (Algorithm 1); returns ``G``."""
+        loss, value = self.policy_loss(batch, self.replay_noise(batch))
+        self._descend(loss, self.policy.optimizer, self.policy.actor_parameters)
+        return value
 
     def _saturation(self, latents: Tensor, mask: Tensor) -> Tensor:
         """How far the actor is in the flat part of its tanh: ``max(|u| - 1.5, 0)²``, a sum over time like ``G``."""
@@ -449,18 +464,25 @@ class LVGTS(BaseAlgorithm):
 
     def train(self) -> None:
         """Make the gradient steps that collected episodes have earned: the models', then the actor's."""
+        n_model, n_policy = self._begin_training()
+        losses = [self.model_step(self._sample()) for _ in range(n_model)]
+        returns = [self.policy_step(self._sample()) for _ in range(n_policy)]
+        self._end_training(losses, returns)
+
+    def _begin_training(self) -> tuple[int, int]:
+        """Set learning rates; the numbers of steps that are due, of the models and of the actor."""
         self.policy.set_training_mode(True)
         self._update_learning_rate(self.policy.optimizer)
         model_rate = self.model_lr_schedule(self._current_progress_remaining)
         update_learning_rate(self.policy.model_optimizer, model_rate)
         self.logger.record("train/model_learning_rate", model_rate)
-
         n_model, n_policy = int(self._model_updates_due), int(self._policy_updates_due)
         self._model_updates_due -= n_model
         self._policy_updates_due -= n_policy
-        losses = [self.model_step(self._sample()) for _ in range(n_model)]
-        returns = [self.policy_step(self._sample()) for _ in range(n_policy)]
-        self._n_updates += n_model + n_policy
+        return n_model, n_policy
+
+    def _end_training(self, losses: list[ModelLosses], returns: list[Tensor]) -> None:
+        self._n_updates += len(losses) + len(returns)
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         for name, terms in zip(ModelLosses._fields, zip(*losses, strict=True), strict=bool(losses)):
             self.logger.record(f"train/{name}_loss", torch.stack(terms).mean().item())
