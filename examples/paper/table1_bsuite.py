@@ -158,11 +158,11 @@ def train(
     model.learn(1 << 40, callback=regret)
     env.close()
     regrets = np.array(regret.regrets[:n_episodes])
-    bins = np.array([part.mean() for part in np.array_split(regrets, N_BINS)])
+    bins = np.array([part.mean() for part in np.array_split(regrets, min(N_BINS, n_episodes))])
     metrics = {
         "regret": float(regrets.sum()),
         "share": float(regrets.mean()) / RANDOM_REGRET[domain_of(bsuite_id)],
-        "last_share": float(bins[-N_BINS // 5 :].mean()) / RANDOM_REGRET[domain_of(bsuite_id)],
+        "last_share": float(regrets[-n_episodes // 5 :].mean()) / RANDOM_REGRET[domain_of(bsuite_id)],
     }
     setting = {"experiment": experiment, "problem": bsuite_id, "episodes": n_episodes, "configuration": index}
     return Outcome([Run(method, setting, seed, metrics, model.num_timesteps)], {"regret": bins})
@@ -248,13 +248,13 @@ def plot(settings: Settings, results: Results, summary: pd.DataFrame, folder: Pa
 
 def plot_problem(axes: Axes, results: Results, bsuite_id: str, n_episodes: int) -> None:
     """Regret of an episode over training, mean and standard error over seeds."""
-    episodes = (np.arange(N_BINS) + 0.5) * n_episodes / N_BINS
     for number, method in enumerate(METHODS):
         curves = curves_of(results, number, bsuite_id)
         if not len(curves):
             continue
         curves = curves / RANDOM_REGRET[domain_of(bsuite_id)]
         mean, error = curves.mean(0), curves.std(0, ddof=min(1, len(curves) - 1)) / len(curves) ** 0.5
+        episodes = (np.arange(len(mean)) + 0.5) * n_episodes / len(mean)
         axes.plot(episodes, mean, color=COLOURS[method], lw=1.2, label=method)
         axes.fill_between(episodes, mean - error, mean + error, color=COLOURS[method], alpha=0.2, lw=0)
     axes.axhline(1.0, color="0.6", lw=0.8, ls="--", zorder=0)
@@ -264,7 +264,7 @@ def plot_problem(axes: Axes, results: Results, bsuite_id: str, n_episodes: int) 
 
 
 def curves_of(results: Results, number: int, bsuite_id: str) -> NDArray[np.float64]:
-    """Mean regret of an episode in each bin of training, ``(seeds, N_BINS)``."""
+    """Mean regret of an episode in each bin of training, ``(seeds, bins)``."""
     problem = bsuite_id.replace("/", "-")
     found = []
     for name, arrays in results.arrays.items():
@@ -338,10 +338,9 @@ FIGURE = Figure(
             seeds=3,
             tuning_seeds=1,
             problems=(
-                ("catch/0", 2000),
-                ("catch_noise/8", 2000),
-                ("umbrella_length/4", 5000),
-                ("discounting_chain/4", 1000),
+                ("catch/0", 1500),
+                ("catch_noise/8", 1500),
+                ("umbrella_length/4", 4000),
             ),
             tuning_problems=(("catch_noise/4", 1000), ("umbrella_length/3", 2000)),
             n_envs=8,
