@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from tca_sb3.episodes import Episodes
 from tca_sb3.estimators.base import Estimate, PairwiseEstimator
-from tca_sb3.estimators.steps import StepEncoder
+from tca_sb3.estimators.steps import ActionEncoder, StateEncoder
 from tca_sb3.returns import discounted_returns, pwr_advantages
 from tca_sb3.weights.base import MakeEncoder
 
@@ -62,8 +62,9 @@ class ReturnGeneratingModel(PairwiseEstimator):
                 "sizes must be at least 1 and embedding_dim a multiple of 2 * n_heads."
             )
         self.output = output
-        self.steps = StepEncoder(type(self).__name__, make_encoder, action_space)
-        self.embed = nn.Linear(2 * self.steps.state_dim + self.steps.action_dim + 1, embedding_dim)
+        self.states = StateEncoder(type(self).__name__, make_encoder)
+        self.actions = ActionEncoder(type(self).__name__, action_space)
+        self.embed = nn.Linear(2 * self.states.features_dim + self.actions.features_dim + 1, embedding_dim)
         self.blocks = nn.ModuleList(_Block(embedding_dim, n_heads) for _ in range(n_layers))
         self.norm = nn.LayerNorm(embedding_dim)
         self.head = nn.Linear(embedding_dim, 1)
@@ -73,12 +74,18 @@ class ReturnGeneratingModel(PairwiseEstimator):
     def check(self, episodes: Episodes) -> None:
         episodes.require_whole(type(self).__name__)
 
+    def fit(self, episodes: Episodes) -> dict[str, float]:
+        """Nothing but the scale of the network's inputs, with the first rollout."""
+        self.check(episodes)
+        self.states.calibrate(episodes)
+        return {}
+
     def betas(self, episodes: Episodes) -> Tensor:
         """``β_1 … β_T``, shape ``(T, B)``."""
-        states = self.steps.states(episodes)
+        states = self.states(episodes)
         rewards = episodes.rewards.unsqueeze(2).to(states)
         rewards = rewards.sign() * rewards.abs().log1p()
-        steps = torch.cat([states[:-1], states[1:], self.steps.actions(episodes).to(states), rewards], dim=2)
+        steps = torch.cat([states[:-1], states[1:], self.actions(episodes).to(states), rewards], dim=2)
         hidden = self.embed(steps).transpose(0, 1)  # (B, T, d)
         hidden = hidden + _times(episodes.horizon, hidden)
         real = episodes.mask.T

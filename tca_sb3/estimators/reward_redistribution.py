@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from tca_sb3.episodes import Episodes
 from tca_sb3.estimators.base import AdvantageEstimator, Estimate
-from tca_sb3.estimators.steps import StepEncoder
+from tca_sb3.estimators.steps import ActionEncoder, StateEncoder
 from tca_sb3.returns import lambda_advantages, redistributed_rewards, td_errors
 from tca_sb3.weights.base import MakeEncoder
 
@@ -24,7 +24,7 @@ class RewardRedistribution(AdvantageEstimator):
     pairwise-weights paper takes that idea into A2C with a low discount factor and says no more. Ours: a plain LSTM
     (RUDDER's has no forget and output gates) on the policy's features extractor; one Adam step a rollout on the very
     rollout whose rewards are redistributed next, instead of lessons replayed until the prediction is good; the sizes;
-    and standardised targets, because returns may be of any size.
+    and standardised inputs and targets.
 
     The LSTM is trained here, by :meth:`fit`; the metagradient has nothing to learn. The critic predicts the return of
     the redistributed rewards. It needs whole episodes: a return that was not seen cannot be predicted.
@@ -53,7 +53,7 @@ class RewardRedistribution(AdvantageEstimator):
         make_encoder: MakeEncoder | None = None,
         action_space: spaces.Space | None = None,
         hidden_dim: int = 32,
-        learning_rate: float = 1e-3,
+        learning_rate: float = 3e-3,
         n_epochs: int = 1,
         n_past_rollouts: int = 0,
         reward_mix: float = 0.0,
@@ -72,8 +72,9 @@ class RewardRedistribution(AdvantageEstimator):
         self.n_epochs = n_epochs
         self.n_past_rollouts = n_past_rollouts
         self.reward_mix = reward_mix
-        self.steps = StepEncoder(type(self).__name__, make_encoder, action_space)
-        self.lstm = nn.LSTM(self.steps.state_dim + self.steps.action_dim, hidden_dim)
+        self.states = StateEncoder(type(self).__name__, make_encoder)
+        self.actions = ActionEncoder(type(self).__name__, action_space)
+        self.lstm = nn.LSTM(self.states.features_dim + self.actions.features_dim, hidden_dim)
         self.head = nn.Linear(hidden_dim, 1)
         # Running moments of the returns, to standardise what the network predicts.
         self.register_buffer("return_mean", torch.zeros(()))
@@ -100,9 +101,9 @@ class RewardRedistribution(AdvantageEstimator):
         return self.return_mean + self._scale * self._standardised(episodes)
 
     def _standardised(self, episodes: Episodes) -> Tensor:
-        states = self.steps.states(episodes)[:-1]
+        states = self.states(episodes)[:-1]
         # Nothing runs backwards in time: padding at the end cannot reach a real step.
-        hidden, _ = self.lstm(torch.cat([states, self.steps.actions(episodes).to(states)], dim=2))
+        hidden, _ = self.lstm(torch.cat([states, self.actions(episodes).to(states)], dim=2))
         return self.head(hidden).squeeze(2)
 
     def prediction_loss(self, episodes: Episodes) -> Tensor:
@@ -118,6 +119,7 @@ class RewardRedistribution(AdvantageEstimator):
         :return: ``prediction_loss`` on the new rollout, before the last step on it.
         """
         self.check(episodes)
+        self.states.calibrate(episodes)
         returns = episodes.rewards.sum(0).to(self.return_mean)
         self.n_fits += 1
         # The mean of all at first, one that forgets later: returns change while the policy learns.

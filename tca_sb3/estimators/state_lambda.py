@@ -8,8 +8,9 @@ import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
-from tca_sb3.episodes import Episodes, map_observations
+from tca_sb3.episodes import Episodes
 from tca_sb3.estimators.base import Estimate, PairwiseEstimator
+from tca_sb3.estimators.steps import StateEncoder
 from tca_sb3.returns import state_lambda_advantages, state_lambda_weights
 from tca_sb3.weights.base import MakeEncoder
 
@@ -20,8 +21,8 @@ class StateLambda(PairwiseEstimator):
     The estimator of Meta-λ(s) (Xu, van Hasselt and Silver 2018, "Meta-Gradient Reinforcement Learning"). Theirs:
     policy and critic both learn from the return of the adapted λ, and ``η`` by the metagradient of a regular
     objective on the following trajectory. The pairwise-weights paper's: λ as a function of the state. Ours: the
-    network, ``λ_η(s) = σ(net(s))`` on the policy's features extractor with one hidden layer, one logit for each
-    state where observations are ``Discrete``; and the value at the start.
+    network, ``λ_η(s) = σ(net(s))`` with one hidden layer on the policy's kind of features extractor, or one logit for
+    each state where observations are ``Discrete``; and the value at the start.
 
     Columns that were cut bootstrap from the critic through their last TD error. ``gae_lambda`` has no part in it: it
     is the λ of the outer loop.
@@ -53,26 +54,29 @@ class StateLambda(PairwiseEstimator):
         if hidden_dim < 1:
             raise ValueError(f"StateLambda got hidden_dim={hidden_dim}; it must be at least 1.")
         start = math.log(initial_lambda / (1.0 - initial_lambda))
-        self.logit: nn.Module
+        self.states: StateEncoder | None = None
         if isinstance(observation_space, spaces.Discrete):
-            self.logit = _Table(int(observation_space.start), int(observation_space.n), start)
-        elif make_encoder is None:
-            raise ValueError(
-                "StateLambda needs make_encoder, a function that builds an observation encoder with a features_dim; "
-                "the algorithms of tca_sb3 pass the policy's own."
-            )
+            self.first_state = int(observation_space.start)
+            self.logits = nn.Parameter(torch.full((int(observation_space.n),), start))
         else:
-            encoder = make_encoder()
+            self.states = StateEncoder(type(self).__name__, make_encoder)
             last = nn.Linear(hidden_dim, 1)
             nn.init.zeros_(last.weight)
             nn.init.constant_(last.bias, start)
-            hidden = nn.Linear(int(encoder.features_dim), hidden_dim)  # type: ignore[arg-type]
-            self.logit = nn.Sequential(encoder, hidden, nn.Tanh(), last)
+            self.head = nn.Sequential(nn.Linear(self.states.features_dim, hidden_dim), nn.Tanh(), last)
+
+    def fit(self, episodes: Episodes) -> dict[str, float]:
+        """Nothing but the scale of the network's inputs, with the first rollout."""
+        if self.states is not None:
+            self.states.calibrate(episodes)
+        return {}
 
     def lambdas(self, episodes: Episodes) -> Tensor:
         """``λ_η(S_0) … λ_η(S_{T-1})``, shape ``(T, B)``."""
-        states = map_observations(lambda part: part[:-1].flatten(0, 1), episodes.observations)
-        return torch.sigmoid(self.logit(states)).view(episodes.horizon, episodes.batch_size)
+        if self.states is not None:
+            return torch.sigmoid(self.head(self.states(episodes)[:-1]).squeeze(2))
+        assert isinstance(episodes.observations, Tensor)
+        return torch.sigmoid(self.logits[episodes.observations[:-1].long() - self.first_state])
 
     def pair_weights(self, episodes: Episodes) -> Tensor:
         return state_lambda_weights(self.lambdas(episodes), self.gamma)
@@ -82,15 +86,3 @@ class StateLambda(PairwiseEstimator):
         lambdas = self.lambdas(episodes)
         advantages = state_lambda_advantages(errors, lambdas, self.gamma)
         return Estimate(advantages, advantages + values[:-1], lambdas)
-
-
-class _Table(nn.Module):
-    """One logit for each state of a ``Discrete`` space."""
-
-    def __init__(self, first: int, n_states: int, start: float) -> None:
-        super().__init__()
-        self.first = first
-        self.logits = nn.Parameter(torch.full((n_states,), start))
-
-    def forward(self, states: Tensor) -> Tensor:
-        return self.logits[states.long() - self.first]

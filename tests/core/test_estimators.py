@@ -33,7 +33,7 @@ from tca_sb3.estimators import (
     WeightedEstimator,
 )
 from tca_sb3.estimators.return_generating import _Block
-from tca_sb3.estimators.steps import StepEncoder
+from tca_sb3.estimators.steps import ActionEncoder, StateEncoder
 from tca_sb3.weights import Exponential, PairwiseWeights, Tabular
 
 GAMMA, LAMBDA = 0.9, 0.7
@@ -415,7 +415,7 @@ def test_state_lambda(gamma: float, gae_lambda: float) -> None:
     values = random_values(episodes)
     estimator = make(StateLambda, gamma, gae_lambda)
     estimate = estimator(episodes, values)
-    table = torch.sigmoid(estimator.logit.logits).tolist()
+    table = torch.sigmoid(estimator.logits).tolist()
     for b in range(4):
         rewards, v = column_of(episodes, values, b)
         states = episodes.observations[:, b].tolist()
@@ -454,7 +454,7 @@ def test_state_lambda_is_pwtd_with_product_weights() -> None:
     values = random_values(episodes)
     estimator = make(StateLambda)
     general = make(PWTD, weights_class=ProductOfLambdas)
-    general.weights.table = torch.sigmoid(estimator.logit.logits).tolist()
+    general.weights.table = torch.sigmoid(estimator.logits).tolist()
     general.weights.gamma = GAMMA
     one, other = estimator(episodes, values).advantages, general(episodes, values).advantages
     assert torch.allclose(one[episodes.mask], other[episodes.mask], rtol=0, atol=1e-12)
@@ -480,7 +480,7 @@ def test_lambda_of_a_state_is_the_networks() -> None:
     estimator = make(StateLambda, kind="dict")
     lambdas = estimator.lambdas(episodes)
     assert lambdas.shape == (7, 4)
-    _, hidden, _, last = estimator.logit
+    hidden, _, last = estimator.head
     for t, b in ((0, 0), (3, 1), (6, 1)):
         state = {name: part[t : t + 1, b] for name, part in episodes.observations.items()}
         logit = last.weight @ torch.tanh(hidden.weight @ FloatEncoder("dict")(state)[0] + hidden.bias) + last.bias
@@ -634,6 +634,8 @@ def predict(estimator: RewardRedistribution, episodes: Episodes, b: int) -> list
     result = []
     for t in range(int(episodes.lengths[b])):
         state = FloatEncoder("discrete")(episodes.observations[t, b])
+        if estimator.states.calibrated:
+            state = ((state - estimator.states.mean) / estimator.states.scale).clamp(-5, 5)
         action = torch.zeros(2).double()
         action[int(episodes.actions[t, b, 0])] = 1.0
         gates = lstm.weight_ih_l0 @ torch.cat([state, action]) + lstm.bias_ih_l0 + lstm.weight_hh_l0 @ h
@@ -671,7 +673,8 @@ def test_returns_are_standardised(seen: list[float], scale: float) -> None:
     episodes = random_episodes([1, 1])
     estimator.fit(replace(episodes, rewards=torch.tensor([seen], dtype=torch.float64)))
     assert estimator.return_mean.item() == pytest.approx(sum(seen) / 2)
-    standardised = torch.stack([predict(estimator, episodes, b)[0] for b in range(2)])
+    with torch.no_grad():
+        standardised = torch.stack([predict(estimator, episodes, b)[0] for b in range(2)])
     found = estimator.predictions(episodes)[0]
     assert torch.allclose(found, sum(seen) / 2 + scale * standardised, rtol=1e-12, atol=1e-12)
 
@@ -706,6 +709,7 @@ def test_fit_is_adam_on_the_loss(n_epochs: int, n_past_rollouts: int) -> None:
     """One step for each rollout and pass: the earlier ones in their order, the new one last."""
     estimator = make(RewardRedistribution, learning_rate=0.02, n_epochs=n_epochs, n_past_rollouts=n_past_rollouts)
     theirs = copy.deepcopy(estimator)
+    theirs.states.calibrate(random_episodes(LENGTHS, seed=1))
     adam = torch.optim.Adam(theirs.parameters(), lr=0.02)
     rollouts = [random_episodes(LENGTHS, seed=seed) for seed in (1, 2, 3)]
     returns: list[list[float]] = []
@@ -753,7 +757,7 @@ def test_reward_redistribution(gamma: float, gae_lambda: float, mix: float) -> N
 def test_episodes_of_one_dtype_and_an_lstm_of_another() -> None:
     episodes = random_episodes(LENGTHS, dtype=torch.float32)
     estimator = make(RewardRedistribution).float()
-    estimator.steps.encoder.forward = lambda states: nn.functional.one_hot(states, N_STATES).float()
+    estimator.states.encoder.forward = lambda states: nn.functional.one_hot(states, N_STATES).float()
     wide = replace(episodes, rewards=episodes.rewards.double())
     assert estimator.redistribute(wide).dtype == torch.float64
     error = (estimator.redistribute(wide).sum(0) - wide.rewards.sum(0)).abs()
@@ -816,7 +820,7 @@ def test_no_entry_of_that_state_can_be_lost() -> None:
         for parameter in fresh.parameters():
             parameter.add_(1.0)
     entries = [name for name in full if name != "_extra_state"]
-    assert {"return_mean", "return_square", "n_fits", "lstm.weight_hh_l0", "head.bias"} <= set(entries)
+    assert {"return_mean", "return_square", "n_fits", "states.mean", "lstm.weight_hh_l0"} <= set(entries)
     for lost in [*entries, "optimizer", "past"]:
         state = copy.deepcopy(full)
         if lost in entries:
@@ -841,15 +845,48 @@ def test_what_is_not_whole_is_refused_before_anything_moves() -> None:
     assert len(after["_extra_state"]["past"]) == len(before["_extra_state"]["past"]) == 1
 
 
-# -- steps ----------------------------------------------------------------------------------------------------------
+# -- what networks read ---------------------------------------------------------------------------------------------
+
+
+def test_features_are_standardised_by_the_first_rollout() -> None:
+    encoder = StateEncoder("Test", lambda: FloatEncoder("box")).double()
+    first, second = random_episodes(LENGTHS, "box", seed=1), random_episodes(LENGTHS, "box", seed=2)
+    assert isinstance(first.observations, Tensor)
+    first.observations[..., 1] *= 100.0
+    first.observations[..., 2] = 7.0  # does not vary, and keeps its unit
+    assert torch.equal(encoder(first), first.observations.clamp(-5, 5)), "as they are, before the first rollout"
+    encoder.calibrate(first)
+    encoder.calibrate(second)  # leaves no trace
+    seen = [first.observations[t, b] for b, length in enumerate(LENGTHS) for t in range(length)]
+    for entry in range(3):
+        numbers = [state[entry].item() for state in seen]
+        mean = sum(numbers) / len(numbers)
+        deviation = (sum((number - mean) ** 2 for number in numbers) / len(numbers)) ** 0.5 or 1.0
+        found = encoder(second)
+        assert isinstance(second.observations, Tensor)
+        wanted = ((second.observations[..., entry] - mean) / deviation).clamp(-5, 5)
+        assert torch.allclose(found[..., entry], wanted, rtol=0, atol=1e-12)
+    far = replace(second, observations=1e6 * torch.ones(8, 4, 3, dtype=torch.float64))
+    assert (encoder(far) == 5.0).all()
+
+
+@pytest.mark.parametrize("cls", [StateLambda, ReturnGeneratingModel, RewardRedistribution])
+def test_fit_calibrates_the_networks_input(cls: type[AdvantageEstimator]) -> None:
+    estimator, rollout = make(cls, kind="box"), random_episodes(LENGTHS, "box")
+    assert not estimator.states.calibrated
+    estimator.fit(rollout)
+    encoder = StateEncoder("Test", lambda: FloatEncoder("box")).double()
+    encoder.calibrate(rollout)
+    assert estimator.states.calibrated
+    assert torch.equal(estimator.states(rollout), encoder(rollout))
 
 
 def test_actions_of_every_kind() -> None:
     def features(space: spaces.Space, actions: list[list[float]]) -> tuple[int, list[list[float]]]:
         episodes = random_episodes([len(actions)])
         episodes = replace(episodes, actions=torch.tensor(actions).unsqueeze(1))
-        encoder = StepEncoder("Test", lambda: FloatEncoder("discrete"), space)
-        return encoder.action_dim, encoder.actions(episodes)[:, 0].double().tolist()
+        encoder = ActionEncoder("Test", space)
+        return encoder.features_dim, encoder(episodes)[:, 0].double().tolist()
 
     assert features(spaces.Discrete(3), [[2.0], [0.0], [9.0]]) == (3, [[0, 0, 1], [1, 0, 0], [0, 0, 0]])
     assert features(spaces.MultiDiscrete([2, 3]), [[1.0, 2.0]]) == (6, [[0, 1, 0, 0, 0, 1]])
