@@ -30,9 +30,9 @@ from stable_baselines3.common.utils import check_for_correct_spaces
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, unwrap_vec_normalize
 
 from tca_sb3.episodes import Episodes, Observations
-from tca_sb3.estimators import PWR, PWTD
-from tca_sb3.estimators.base import WeightedEstimator
+from tca_sb3.estimators.base import PairwiseEstimator, WeightedEstimator
 from tca_sb3.meta import episode_values
+from tca_sb3.returns import pwr_advantages, pwr_returns, pwtd_advantages
 
 if TYPE_CHECKING:
     from tca_sb3.algorithms import CreditMixin
@@ -103,7 +103,7 @@ def write_credit_explorer(
     :raises ValueError: if the model has no pairwise weights, the environment is not the model's, an episode does not
         end, its end is a time limit and the estimator needs a real one, or a number is out of range.
     """
-    estimator = _weighted_estimator(model)
+    estimator = _pairwise_estimator(model)
     for name, number in (("n_episodes", n_episodes), ("max_steps", max_steps), ("max_bytes", max_bytes)):
         if number < 1:
             raise ValueError(f"write_credit_explorer got {name}={number}; it must be at least 1.")
@@ -129,11 +129,11 @@ def write_credit_explorer(
         "title": title or f"{type(model).__name__} on {env_name}",
         "model": type(model).__name__,
         "estimator": type(estimator).__name__,
-        "weights": type(estimator.weights).__name__,
+        "weights": type(estimator.weights).__name__ if isinstance(estimator, WeightedEstimator) else None,
         "env": env_name,
         "policy": "best actions" if deterministic else "drawn actions",
         "num_timesteps": model.num_timesteps,
-        "weighted": _what_is_weighted(estimator),
+        "weighted": _what_is_weighted(model, recordings),
         "action_names": list(action_names) if action_names is not None else _action_names(unwrapped, model),
         "first_action": int(model.action_space.start) if isinstance(model.action_space, spaces.Discrete) else 0,
         "phase_names": list(phase_names) if phase_names is not None else _phase_names(unwrapped),
@@ -250,14 +250,14 @@ def _watching(vec_env: VecEnv) -> Iterator[_Watcher]:
             normalizer.training = was_training
 
 
-def _weighted_estimator(model: CreditMixin) -> WeightedEstimator:
+def _pairwise_estimator(model: CreditMixin) -> PairwiseEstimator:
     estimator = getattr(model, "estimator", None)
     if estimator is None:
         raise TypeError(
             f"write_credit_explorer got a {type(model).__module__}.{type(model).__name__}; it needs an algorithm with "
             "a pluggable estimator: write `from tca_sb3 import MetaPWR`."
         )
-    if not isinstance(estimator, WeightedEstimator):
+    if not isinstance(estimator, PairwiseEstimator):
         raise ValueError(
             f"write_credit_explorer has nothing to show: {type(estimator).__name__} has no pairwise weights; "
             "use it with PWTD or PWR."
@@ -318,10 +318,30 @@ def _one_episode(
 # -- what the page holds ---------------------------------------------------------------------------------------------
 
 
-def _what_is_weighted(estimator: WeightedEstimator) -> str | None:
-    if isinstance(estimator, PWR):
-        return "rewards"
-    return "td_errors" if isinstance(estimator, PWTD) else None
+def _estimate(model: CreditMixin, episodes: Episodes) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The weights ``(1, T, T)``, the critic's values ``(T + 1, 1)`` and the advantages ``(T, 1)``."""
+    with torch.no_grad():
+        values = episode_values(model.policy.predict_values, episodes)
+        weights = cast(PairwiseEstimator, model.estimator).pair_weights(episodes)
+        return weights, values, model.estimator(episodes, values).advantages
+
+
+def _what_is_weighted(model: CreditMixin, recordings: Sequence[Recording]) -> str | None:
+    """Whether advantages are the weighted sum of TD errors, or that of rewards less the critic's value; ``None`` if
+    neither. It is found out with the numbers, for nobody has to say it of an estimator of their own."""
+    found = {"td_errors": True, "rewards": True}
+    for recording in recordings:
+        episodes = recording.episodes
+        weights, values, advantages = _estimate(model, episodes)
+        sums = {
+            "td_errors": pwtd_advantages(weights, model.estimator.td_errors(episodes, values)),
+            "rewards": pwr_advantages(pwr_returns(weights, episodes.rewards), values),
+        }
+        for name, total in sums.items():
+            found[name] &= torch.allclose(total, advantages, rtol=1e-3, atol=1e-3 * float(advantages.abs().max()))
+    # Where all is 0, both fit.
+    order = ("td_errors", "rewards") if model.estimator.regular_critic else ("rewards", "td_errors")
+    return next((name for name in order if found[name]), None)
 
 
 def _action_names(env: Any, model: CreditMixin) -> list[str] | None:
@@ -351,15 +371,13 @@ def _phase_names(env: Any) -> list[str] | None:
 def _numbers(model: CreditMixin, recording: Recording) -> dict[str, Any]:
     """Everything of an episode but its pictures. Lists over ``t`` have ``T`` entries, those over states ``T + 1``."""
     episodes = recording.episodes
-    estimator = cast(WeightedEstimator, model.estimator)
-    with torch.no_grad():
-        weights = estimator.pair_weights(episodes)[0].cpu().numpy()
-        values = episode_values(model.policy.predict_values, episodes)
-        advantages = estimator(episodes, values).advantages
-        errors = estimator.td_errors(episodes, values)
+    estimator = model.estimator
+    weights, values, advantages = _estimate(model, episodes)
+    errors = estimator.td_errors(episodes, values)
+    matrix = weights[0].cpu().numpy()
     rewards, actions = episodes.rewards[:, 0], episodes.actions[:, 0]
     discrete = isinstance(model.action_space, spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary)
-    pairs = weights[np.triu_indices(len(weights))].astype("<f4")
+    pairs = matrix[np.triu_indices(len(matrix))].astype("<f4")
     return {
         "length": episodes.horizon,
         "return": float(rewards.double().sum()),
@@ -847,8 +865,8 @@ window.addEventListener("hashchange", readAddress);
 window.addEventListener("resize", draw);
 window.matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
 
-at("about").textContent = `${data.model}: ${data.estimator} with ${data.weights} weights, after ` +
-  `${data.num_timesteps} steps on ${data.env}; ${data.policy}.`;
+at("about").textContent = `${data.model}: ${data.estimator}${data.weights ? ` with ${data.weights} weights` : ""}, ` +
+  `after ${data.num_timesteps} steps on ${data.env}; ${data.policy}.`;
 data.episodes.forEach((episode, i) => {
   const choice = new Option(`${i}: ${episode.length} steps, return ${text(episode.return)}, ${episode.ended}`, i);
   at("episode").add(choice);

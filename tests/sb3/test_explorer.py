@@ -25,7 +25,8 @@ from gymnasium import spaces
 from scripted import ACTIONS, Scripted
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
-from tca_sb3 import A2C, HPWR, PPO, PWR, PWTD, Exponential, GymVecEnv, MetaPWR, MetaPWTD, Product
+from tca_sb3 import A2C, HPWR, PPO, PWR, PWTD, RGM, Exponential, GymVecEnv, MetaLambda, MetaPWR, MetaPWTD, Product
+from tca_sb3.estimators import Estimate, PairwiseEstimator, ReturnGeneratingModel
 from tca_sb3.explorer import _png, _shrunk, record_episodes, write_credit_explorer
 from tca_sb3.returns import td_errors
 
@@ -88,7 +89,7 @@ def with_learned_weights(model: Any) -> Any:
     """Weights that differ from pair to pair, as learning would make them."""
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
-        for parameter in model.estimator.weights.parameters():
+        for parameter in model.estimator.parameters():
             parameter += 0.1 * torch.randn(parameter.shape, generator=generator)
     return model
 
@@ -133,6 +134,8 @@ CASES: dict[str, Any] = {
     "PPO, exponential": lambda: model_of(
         PPO, n_steps=8, batch_size=8, estimator_class=PWTD, estimator_kwargs={"weights_class": Exponential}
     ),
+    "Meta-λ(s)": lambda: model_of(MetaLambda),
+    "RGM": lambda: model_of(RGM),
     "dict, continuous actions": lambda: model_of(MetaPWTD, Painted(lengths=(5, 3), kind="dict", actions="box")),
     "several discrete actions": lambda: model_of(
         A2C,
@@ -155,7 +158,8 @@ def test_the_page_holds_what_was_played(case: str, tmp_path: Path) -> None:
 
     page = content_of(write_credit_explorer(model, fresh(), tmp_path / "new" / "page.html", n_episodes=2, seed=3))
     assert page["model"] == type(model).__name__
-    assert page["weights"] == type(model.estimator.weights).__name__
+    weights = getattr(model.estimator, "weights", None)
+    assert page["weights"] == (None if weights is None else type(weights).__name__)
     assert [episode["length"] for episode in page["episodes"]] == [5, 3]
     assert page["phase_names"] == ["dawn", "noon", "dusk"]
 
@@ -194,7 +198,7 @@ def test_the_page_holds_what_was_played(case: str, tmp_path: Path) -> None:
         assert pairs == {(t, k): wanted[t, k - 1].item() for t, k in pairs}
         assert episode["values"] == pytest.approx(values.tolist(), abs=1e-6)
         errors = td_errors(torch.tensor(rewards)[:, None], values[:, None].double(), model.gamma)[:, 0].tolist()
-        is_pwr = isinstance(model.estimator, PWR)
+        is_pwr = isinstance(model.estimator, PWR | ReturnGeneratingModel)
         assert page["weighted"] == ("rewards" if is_pwr else "td_errors")
         assert (episode["td_errors"] is None) == is_pwr
         if not is_pwr:
@@ -204,7 +208,7 @@ def test_the_page_holds_what_was_played(case: str, tmp_path: Path) -> None:
             for k in range(t + 1, episode["length"] + 1):
                 total += pairs[t, k] * (rewards if is_pwr else errors)[k - 1]
             assert episode["advantages"][t] == pytest.approx(total, abs=1e-4)
-    if not isinstance(model.estimator.weights, Exponential):
+    if not isinstance(weights, Exponential):
         pairs = weights_of(page["episodes"][0])
         assert len(set(pairs.values())) > (0 if case == "fixed" else 3), "weights are told apart"
 
@@ -219,6 +223,26 @@ def assert_same_observations(parts: list[Any], states: list[Any]) -> None:
         else:
             assert part["rows"] == [entry.flatten().tolist() for entry in column]
     assert set(named) == (set(states[0]) if isinstance(states[0], dict) else {"observation"})
+
+
+class Neither(PairwiseEstimator):
+    """Weights, but another rule."""
+
+    def pair_weights(self, episodes: Any) -> torch.Tensor:
+        return torch.full((episodes.batch_size, episodes.horizon, episodes.horizon), 0.5)
+
+    def forward(self, episodes: Any, values: torch.Tensor) -> Estimate:
+        return Estimate(3.0 * episodes.rewards, episodes.rewards)
+
+
+def test_nothing_is_said_of_a_sum_that_is_not_the_advantage(tmp_path: Path) -> None:
+    model = model_of(A2C, n_episodes=1, estimator_class=Neither)
+    page = content_of(write_credit_explorer(model, Painted(lengths=(5,)), tmp_path / "page.html", n_episodes=1))
+    assert page["weighted"] is None
+    assert page["weights"] is None
+    (episode,) = page["episodes"]
+    assert episode["advantages"] == [3 * reward for reward in episode["rewards"]]
+    assert set(weights_of(episode).values()) == {0.5}
 
 
 def test_equal_pictures_are_kept_once(tmp_path: Path) -> None:
