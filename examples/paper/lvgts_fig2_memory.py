@@ -50,7 +50,7 @@ class Settings:
     seeds: int
     episodes: dict[str, int]
     learning_starts: int = 256
-    evaluate_every: int = 320
+    evaluate_every: int = 250
     evaluation_episodes: int = 128
 
 
@@ -239,7 +239,7 @@ FIGURE = Figure(
         "quick": Settings(
             seeds=2, episodes=episodes(48, 48, 48), learning_starts=32, evaluate_every=16, evaluation_episodes=16
         ),
-        "cpu": Settings(seeds=20, episodes=episodes(2000, 8000, 8000)),
+        "cpu": Settings(seeds=20, episodes=episodes(1500, 5000, 5000)),
         "paper": Settings(seeds=20, episodes=episodes(4000, 16_000, 16_000)),
     },
     stages=[training],

@@ -91,9 +91,10 @@ class LVGTS(BaseAlgorithm):
     :param truncation: ``N``, the states after which the gradient is cut; ``None`` cuts nowhere.
     :param truncation_mode: ``"block"`` cuts at fixed times (Algorithm 1), ``"window"`` lets every reward reach
         ``truncation`` states back (Appendix A.1).
-    :param n_recalls: ``k``, the most moments that one step recalls. Only what is recalled gets a gradient, so where
-        many moments compete the right ones may never be found: raise it for long episodes (on dummy-PMT, 10 was
-        enough for 50 steps; for 100 steps 20 was not and 50 was).
+    :param n_recalls: ``k``, the most moments that one step recalls.
+    :param dense_updates: gradient steps of the models before attention becomes sparse; until then every step recalls
+        its whole past. Ours: only what is recalled gets a gradient, so that sparse attention which begins at the wrong
+        moments may stay there. 0 is the paper's.
     :param action_noise_std: standard deviation of the policy's noise ``η`` while collecting, in actions scaled to
         [-1, 1].
     :param replay_noise_std: the same in replayed episodes, where ``η`` is drawn afresh; ``None`` for the same
@@ -150,6 +151,7 @@ class LVGTS(BaseAlgorithm):
         truncation: int | None = 4,
         truncation_mode: Truncations = "block",
         n_recalls: int = 3,
+        dense_updates: int = 1000,
         action_noise_std: float = 1 / 6,
         replay_noise_std: float | None = None,
         alpha_reward: float = 1.0,
@@ -174,6 +176,7 @@ class LVGTS(BaseAlgorithm):
             ("learning_starts", 0, learning_starts),
             ("truncation", 1, truncation),
             ("n_recalls", 1, n_recalls),
+            ("dense_updates", 0, dense_updates),
             ("max_episode_steps", 1, max_episode_steps),
         ):
             if number is None and name == "truncation":
@@ -221,7 +224,7 @@ class LVGTS(BaseAlgorithm):
         self.model_updates, self.policy_updates = model_updates, policy_updates
         self.batch_size, self.buffer_size, self.learning_starts = batch_size, buffer_size, learning_starts
         self.truncation, self.truncation_mode = truncation, truncation_mode
-        self.n_recalls = n_recalls
+        self.n_recalls, self.dense_updates = n_recalls, dense_updates
         self.action_noise_std, self.replay_noise_std = action_noise_std, replay_noise_std
         self.alpha_reward, self.alpha_decoder = alpha_reward, alpha_decoder
         self.alpha_transition = alpha_transition
@@ -232,6 +235,7 @@ class LVGTS(BaseAlgorithm):
         # Gradient steps that collected episodes have earned and training has not yet made.
         self._model_updates_due = 0.0
         self._policy_updates_due = 0.0
+        self._n_model_updates = 0
         self._saved_by = type(self).__name__
         if _init_setup_model:
             self._setup_model()
@@ -252,7 +256,7 @@ class LVGTS(BaseAlgorithm):
             self.action_space,
             self.lr_schedule,
             model_lr_schedule=self.model_lr_schedule,
-            n_recalls=self.n_recalls,
+            n_recalls=self._recalls_now(),
             noise_std=self.action_noise_std,
             value_function=self.value_function,
             **self.policy_kwargs,
@@ -264,6 +268,12 @@ class LVGTS(BaseAlgorithm):
         # Made by learn(), for as many environments as there are then.
         self._collector: EpisodeCollector | None = None
         self._acting: ActorState | None = None
+
+    def _recalls_now(self) -> int:
+        """``k``, or the whole past as long as attention is dense."""
+        if self._n_model_updates < self.dense_updates:
+            return max(self.n_recalls, self.max_episode_steps)
+        return self.n_recalls
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "_collector", "_acting"]
@@ -483,6 +493,8 @@ class LVGTS(BaseAlgorithm):
 
     def _end_training(self, losses: list[ModelLosses], returns: list[Tensor]) -> None:
         self._n_updates += len(losses) + len(returns)
+        self._n_model_updates += len(losses)
+        self.policy.n_recalls = self._recalls_now()
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         for name, terms in zip(ModelLosses._fields, zip(*losses, strict=True), strict=bool(losses)):
             self.logger.record(f"train/{name}_loss", torch.stack(terms).mean().item())

@@ -145,7 +145,7 @@ class LVGTSPolicy(BasePolicy):
             optimizer_kwargs=optimizer_kwargs,
             squash_output=True,
         )
-        self.latent_dim, self.n_recalls, self.noise_std = latent_dim, n_recalls, noise_std
+        self.latent_dim, self.noise_std = latent_dim, noise_std
         self.net_arch, self.activation_fn = net_arch, activation_fn
         self.encoder_class, self.encoder_kwargs = encoder_class, encoder_kwargs or {}
         self.world_model_class, self.world_model_kwargs = world_model_class, world_model_kwargs or {}
@@ -177,6 +177,15 @@ class LVGTSPolicy(BasePolicy):
 
     def _make_optimizer(self, parameters: list[nn.Parameter], lr_schedule: Schedule) -> torch.optim.Optimizer:
         return self.optimizer_class(parameters, lr=lr_schedule(1), **self.optimizer_kwargs)  # type: ignore[call-arg]
+
+    @property
+    def n_recalls(self) -> int:
+        """``k``; may be changed."""
+        return self.encoder.n_recalls
+
+    @n_recalls.setter
+    def n_recalls(self, n_recalls: int) -> None:
+        self.encoder.n_recalls = n_recalls
 
     @property
     def actor_parameters(self) -> list[nn.Parameter]:

@@ -248,14 +248,16 @@ def learn_together(
             _, ready = model._setup_learn(total_timesteps, callback)
             ready.on_training_start({}, {})
             running.append(ready)
-    while models[0].num_timesteps < total_timesteps:
-        for i, callback in enumerate(running):
-            with replicas.turn_of(i) as model:
-                if not model.collect_episodes(model.env, callback):  # type: ignore[arg-type]
-                    raise ValueError("A callback wanted to stop one of several models; train that one by itself.")
-                model._update_current_progress_remaining(model.num_timesteps, total_timesteps)
-        if models[0].replay_buffer.n_added >= models[0].learning_starts:
-            replicas.train()
-    for callback in running:
-        callback.on_training_end()
-    replicas.release()
+    try:
+        while models[0].num_timesteps < total_timesteps:
+            for i, callback in enumerate(running):
+                with replicas.turn_of(i) as model:
+                    if not model.collect_episodes(model.env, callback):  # type: ignore[arg-type]
+                        raise ValueError("A callback wanted to stop one of several models; train that one by itself.")
+                    model._update_current_progress_remaining(model.num_timesteps, total_timesteps)
+            if models[0].replay_buffer.n_added >= models[0].learning_starts:
+                replicas.train()
+        for callback in running:
+            callback.on_training_end()
+    finally:
+        replicas.release()
