@@ -123,7 +123,7 @@ class Tables(NamedTuple):
     with_key: int  # from an edge to the same with the key in hand
     next: NDArray[np.int64]  # by edge: edge of action 0 at the place that follows
     slot: NDArray[np.int64]  # by edge: slot of the place that follows
-    strip: NDArray[np.int64]  # by edge: first strip of the place that follows
+    way: NDArray[np.int64]  # by edge: strips from the place that it leaves to the place that follows
     left: NDArray[np.int64]  # by edge: slot of the place that it leaves
     ground: NDArray[np.int64]  # by edge: sprite to leave behind
     starts: NDArray[np.int64]  # by phase: edge of action 0 where the agent starts
@@ -284,7 +284,7 @@ class KeyToDoorRules(Rules):
             with_key=4 * places,
             next=4 * (np.array([[[0]], [[places]]]) + self.moves).ravel(),
             slot=slot[self.moves].ravel(),
-            strip=strip[self.moves].ravel(),
+            way=strip[self.moves].ravel() - strip[leaves],
             left=slot[leaves],
             ground=tile * ground.ravel()[leaves],
             starts=4 * self.starts,
@@ -391,7 +391,7 @@ class KeyToDoorRules(Rules):
             following = following + found * tables.with_key
             state.has_key[i] = state.has_key[i] + found
         state.edge[i] = following
-        state.strip[i] = state.corner[i] + tables.strip[edge]
+        state.strip[i] = state.strip[i] + tables.way[edge]
         if t + 1 == tables.apples_at:
             enter(tables, state, i, 1)
             for j in range(1, len(tables.slot_strips) - 1):

@@ -549,6 +549,7 @@ class NativeEnv(CartPoleVectorEnv):
         self.buffer = np.zeros((num_envs, 4), dtype=np.float32)
         self.final = np.zeros((num_envs, 4), dtype=np.float32)
         self.rewards = np.zeros(num_envs, dtype=np.float32)
+        self.gusts = np.zeros((num_envs, 2))
 
     def reset(self, **kwargs: Any) -> tuple[np.ndarray, dict]:
         self.buffer[:], info = super().reset(**kwargs)
@@ -557,7 +558,8 @@ class NativeEnv(CartPoleVectorEnv):
     def step(self, action: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict]:
         self.buffer[:], _, terminated, truncated, _ = super().step(action)
         self.rewards += 1
-        info: dict[str, Any] = {"wind": 3.0}
+        self.gusts += 1
+        info: dict[str, Any] = {"wind": 3.0, "gusts": self.gusts}
         if truncated.all():
             self.final[:] = self.buffer
             info["final_obs"] = self.final
@@ -584,25 +586,28 @@ def test_attributes_and_methods_of_a_native_vector_env() -> None:
 
 
 def test_a_native_vector_env_may_reuse_its_buffers() -> None:
-    env = GymVecEnv(NativeEnv(2), step_info_keys=("wind",))
+    env = GymVecEnv(NativeEnv(2), step_info_keys=("wind", "gusts"))
     twin = NativeEnv(2)
     env.seed(0)
     kept = [(env.reset(), twin.reset(seed=0)[0].copy())]
     finals = []
-    kept_rewards = []
-    for _ in range(12):
+    kept_rewards, kept_gusts = [], []
+    for step in range(12):
         actions = np.ones(2, dtype=int)
         obs, rewards, dones, infos = env.step(actions)
         kept_rewards.append(rewards)
+        kept_gusts += [(step + 1.0, info["gusts"]) for info in infos if "gusts" in info]
         twin_obs, *_, twin_info = twin.step(actions)
         kept.append((obs, twin_obs.copy()))
-        assert dones[0] or infos[0] == {"wind": 3.0}
+        assert dones[0] or (infos[0]["wind"] == 3.0 and set(infos[0]) == {"wind", "gusts"})
         if dones.any():
             finals.append(([info["terminal_observation"] for info in infos], twin_info["final_obs"].copy()))
     for ours, theirs in kept + finals:
         np.testing.assert_array_equal(ours, theirs)
     assert len(finals) == 3
     np.testing.assert_array_equal(kept_rewards, np.arange(1, 13)[:, None] * np.ones(2))
+    assert len(kept_gusts) == 2 * 9  # in three steps episodes ended
+    assert all((gusts == strength).all() for strength, gusts in kept_gusts)
 
 
 @pytest.mark.ci
