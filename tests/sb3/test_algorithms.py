@@ -23,15 +23,21 @@ from torch import Tensor
 import tca_sb3
 from tca_sb3 import (
     A2C,
+    A2CRR,
     HPWR,
     PPO,
     PWR,
     PWTD,
+    RGM,
     Fixed,
+    MetaLambda,
     MetaPWR,
     MetaPWTD,
     MonteCarlo,
     Product,
+    ReturnGeneratingModel,
+    RewardRedistribution,
+    StateLambda,
     Tabular,
     TDLambda,
 )
@@ -128,9 +134,15 @@ def test_what_the_named_algorithms_are_made_of() -> None:
     assert made_of(MetaPWTD("MlpPolicy", box, n_episodes=None)) == (PWTD, Product, None, True)
     assert made_of(HPWR("MlpPolicy", box)) == (PWR, Fixed, 1, False)
     assert made_of(A2C("MlpPolicy", discrete, estimator_class=PWR)) == (PWR, Tabular, None, False)
+    assert made_of(MetaLambda("MlpPolicy", box)) == (StateLambda, None, 1, True)
+    assert made_of(MetaLambda("MlpPolicy", discrete, n_episodes=None)) == (StateLambda, None, None, True)
+    assert made_of(RGM("MlpPolicy", box)) == (ReturnGeneratingModel, None, 1, True)
+    assert made_of(A2CRR("MlpPolicy", box)) == (RewardRedistribution, None, 1, False)
     # PWR's critic predicts weighted sums, so the outer loop has a value function of its own; PWTD's is v_φ itself.
-    assert MetaPWR("MlpPolicy", box).meta.value_net is not None  # type: ignore[union-attr]
-    assert MetaPWTD("MlpPolicy", box).meta.value_net is None  # type: ignore[union-attr]
+    for cls, own in ((MetaPWR, True), (RGM, True), (MetaPWTD, False), (MetaLambda, False)):
+        meta = cls("MlpPolicy", box).meta
+        assert meta is not None
+        assert (meta.value_net is not None) == own
 
 
 def test_discounts_and_rates_arrive_where_they_are_used() -> None:
@@ -140,7 +152,7 @@ def test_discounts_and_rates_arrive_where_they_are_used() -> None:
         gamma=0.8,
         gae_lambda=0.7,
         meta_kwargs={"learning_rate": 0.03, "value_learning_rate": 0.02, "gamma": 0.9, "outer_momentum": 0.1},
-        estimator_kwargs={"weights_class": Product, "weights_kwargs": {"max_lag": 4, "embedding_dim": 5}},
+        estimator_kwargs={"weights_class": Product, "weights_kwargs": {"embedding_dim": 5}},
     )
     assert (model.estimator.gamma, model.estimator.gae_lambda) == (0.8, 0.7)
     meta = model.meta
@@ -176,9 +188,12 @@ def test_hpwr_credits_what_its_matrix_says() -> None:
     assert np.array_equal(model.pair_weights().numpy(), np.stack([matrix, matrix]))
 
 
-@pytest.mark.parametrize("cls", [MetaPWR, MetaPWTD])
+LEARNED = [MetaPWR, MetaPWTD, MetaLambda, RGM, A2CRR]
+
+
+@pytest.mark.parametrize("cls", LEARNED)
 @pytest.mark.parametrize("kind", ["box", "discrete", "image", "dict"])
-def test_the_outer_loop_runs_on_every_observation_space(cls: type, kind: str) -> None:
+def test_estimators_learn_on_every_observation_space(cls: type, kind: str) -> None:
     policy = {"image": "CnnPolicy", "dict": "MultiInputPolicy"}.get(kind, "MlpPolicy")
     extractor = {"image": {"features_dim": 4}, "dict": {"cnn_output_dim": 4}}.get(kind)
     policy_kwargs = {**TINY, **({"features_extractor_kwargs": extractor} if extractor else {})}
@@ -187,15 +202,15 @@ def test_the_outer_loop_runs_on_every_observation_space(cls: type, kind: str) ->
     model.learn(40)
     after = list(model.estimator.parameters())
     assert all(torch.isfinite(p).all() for p in after)
-    assert any(not torch.equal(a, b) for a, b in zip(before, after, strict=True)), "the gradient reaches η"
+    assert any(not torch.equal(a, b) for a, b in zip(before, after, strict=True)), "a gradient reaches the estimator"
     observation = model.observation_space.sample()
     action, _ = model.predict(observation, deterministic=True)
     assert model.action_space.contains(int(action))
 
 
 @pytest.mark.parametrize("actions", ["box", "multi_discrete"])
-@pytest.mark.parametrize("cls", [MetaPWR, MetaPWTD])
-def test_the_outer_loop_runs_on_other_actions(cls: type, actions: str) -> None:
+@pytest.mark.parametrize("cls", LEARNED)
+def test_estimators_learn_on_other_actions(cls: type, actions: str) -> None:
     model = cls("MlpPolicy", vec_env([(2, 4), (3,)], actions=actions, scale=0.1), policy_kwargs=dict(TINY), seed=0)
     before = [p.detach().clone() for p in model.estimator.parameters()]
     model.learn(40)
@@ -236,14 +251,14 @@ def test_the_outer_loop_under_other_policy_settings(policy_kwargs: dict[str, Any
     assert any(not torch.equal(a, b) for a, b in zip(before, model.estimator.parameters(), strict=True))
 
 
-@pytest.mark.parametrize("cls", [A2C, HPWR, MetaPWR, MetaPWTD])
+@pytest.mark.parametrize("cls", [A2C, HPWR, *LEARNED])
 def test_one_seed_one_run(cls: type) -> None:
     runs = [
         cls("MlpPolicy", vec_env([(2, 4), (3,)], scale=0.1), policy_kwargs=dict(TINY), seed=5).learn(40)
         for _ in range(2)
     ]
     for part in ("policy", "estimator"):
-        one, other = (list(getattr(run, part).state_dict().values()) for run in runs)
+        one, other = ([*getattr(run, part).parameters(), *getattr(run, part).buffers()] for run in runs)
         assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
 
 
@@ -262,6 +277,88 @@ def test_gymnasium_vector_envs_are_welcome() -> None:
     assert model.mean_weights().shape == (4, 4)
 
 
+def test_what_is_refused_and_what_may_bootstrap() -> None:
+    """Meta-λ(s) as PWTD; the two others need every reward up to the end."""
+    MetaLambda("MlpPolicy", vec_env([(9,), (9,)], "c"), n_episodes=None, n_steps=5, policy_kwargs=dict(TINY)).learn(40)
+    for cls, name in ((RGM, "ReturnGeneratingModel"), (A2CRR, "RewardRedistribution")):
+        for kwargs, words in (
+            ({"endings": "c"}, "got an episode cut by a time limit"),
+            ({"n_episodes": None, "n_steps": 5}, "got a piece of an episode"),
+        ):
+            kwargs = dict(kwargs)
+            env = vec_env([(9,), (9,)], str(kwargs.pop("endings", "t")))
+            model = cls("MlpPolicy", env, policy_kwargs=dict(TINY), **kwargs)
+            before = [p.detach().clone() for part in (model.policy, model.estimator) for p in part.parameters()]
+            with pytest.raises(ValueError, match=f"^{name} {words}"):
+                model.learn(40)
+            after = [p for part in (model.policy, model.estimator) for p in part.parameters()]
+            assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+            if isinstance(model.estimator, RewardRedistribution):
+                assert not model.estimator.optimizer.state
+
+
+class Counting(RewardRedistribution):
+    """Notes the episodes of every fit, and how often advantages were computed by then."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.fits: list[tuple[Any, int]] = []
+        self.calls = 0
+
+    def fit(self, episodes: Any) -> dict[str, float]:
+        self.fits.append((episodes, self.calls))
+        return super().fit(episodes)
+
+    def forward(self, *args: Any) -> Any:
+        self.calls += 1
+        return super().forward(*args)
+
+
+def test_fit_comes_once_a_rollout_before_its_advantages(tmp_path: Any) -> None:
+    watch = Watch()
+    env = vec_env([(2, 4), (3,)], scale=0.1)
+    model = A2C("MlpPolicy", env, estimator_class=Counting, n_episodes=1, policy_kwargs=dict(TINY))
+    model.learn(40, callback=watch)
+    assert [episodes for episodes, _ in model.estimator.fits] == [episodes for episodes, _ in watch.rollouts]
+    assert [calls for _, calls in model.estimator.fits] == list(range(len(watch.rollouts)))
+    assert len(watch.rollouts) > 2
+    model.save(tmp_path / "model")
+    assert A2C.load(tmp_path / "model").estimator.fits == []
+
+
+@pytest.mark.parametrize("outer", ["MetaGradientCallback", "InnerLoopReset"])
+def test_fit_comes_once_a_rollout_whatever_the_outer_loop_recomputes(outer: str) -> None:
+    class CountingToo(StateLambda):
+        fits = 0
+
+        def fit(self, episodes: Any) -> dict[str, float]:
+            type(self).fits += 1
+            return super().fit(episodes)
+
+    watch = Watch()
+    callback = getattr(tca_sb3, outer)()
+    A2C("MlpPolicy", vec_env([(4,), (3,)]), estimator_class=CountingToo, n_episodes=1, policy_kwargs=dict(TINY)).learn(
+        200, callback=[callback, watch]
+    )
+    assert CountingToo.fits == len(watch.rollouts) > 20
+
+
+def test_a2crr_trains_the_policy_on_redistributed_rewards() -> None:
+    """What SB3's train() finds are the estimator's advantages, after its fit; in every episode as much is paid."""
+    watch = Watch()
+    model = A2CRR("MlpPolicy", vec_env([(2, 4), (3,)], scale=0.1), policy_kwargs=dict(TINY), seed=0)
+    model.learn(2 * 4, callback=watch)
+    episodes, values = watch.rollouts[-1]
+    wanted = model.estimator(episodes, values)
+    for b, length in enumerate(episodes.lengths.tolist()):
+        found = watch.advantages[-1][:length, b]
+        assert np.allclose(found, wanted.advantages[:length, b].numpy(), rtol=0, atol=1e-6)
+        assert np.allclose(watch.returns[-1][:length, b], wanted.value_targets[:length, b].numpy(), rtol=0, atol=1e-6)
+    new = model.estimator.redistribute(episodes)
+    assert torch.allclose(new.sum(0), episodes.rewards.sum(0), rtol=1e-5, atol=1e-5)
+    assert not torch.allclose(new, episodes.rewards, rtol=0, atol=0.1)
+
+
 @pytest.mark.parametrize("cls", [MetaPWR, HPWR])
 def test_the_dag_is_learned(cls: type) -> None:
     """The main job in miniature: the best return of the depth-4 DAG is 2, a random policy gets 0."""
@@ -272,7 +369,8 @@ def test_the_dag_is_learned(cls: type) -> None:
 
 
 def test_public_names() -> None:
-    algorithms = {"A2C", "PPO", "HPWR", "MetaPWR", "MetaPWTD"}
-    parts = {"Episodes", "PWR", "PWTD", "MonteCarlo", "TDLambda", "Exponential", "Fixed", "Product", "Tabular"}
+    algorithms = {"A2C", "PPO", "HPWR", "MetaPWR", "MetaPWTD", "MetaLambda", "RGM", "A2CRR"}
+    estimators = {"PWR", "PWTD", "MonteCarlo", "TDLambda", "StateLambda", "ReturnGeneratingModel"}
+    parts = {"Episodes", "RewardRedistribution", "Exponential", "Fixed", "Product", "Tabular"}
     callbacks = {"MetaGradientCallback", "InnerLoopReset", "CreditHeatmap"}
-    assert algorithms | parts | callbacks <= set(dir(tca_sb3))
+    assert algorithms | estimators | parts | callbacks <= set(dir(tca_sb3))

@@ -11,12 +11,27 @@ import torch
 from gymnasium import spaces
 from scripted import vec_env
 
-from tca_sb3 import A2C, HPWR, PPO, PWR, PWTD, Episodes, Exponential, Fixed, MetaPWR, MetaPWTD, Tabular
+from tca_sb3 import (
+    A2C,
+    A2CRR,
+    HPWR,
+    PPO,
+    PWR,
+    PWTD,
+    RGM,
+    Episodes,
+    Exponential,
+    Fixed,
+    MetaLambda,
+    MetaPWR,
+    MetaPWTD,
+    Tabular,
+)
 from tca_sb3.buffers import EpisodeBuffer
 from tca_sb3.estimators import MonteCarlo
 from tca_sb3.weights import PairwiseWeights
 
-ALGORITHMS = [A2C, PPO, HPWR, MetaPWR, MetaPWTD]
+ALGORITHMS = [A2C, PPO, HPWR, MetaPWR, MetaPWTD, MetaLambda, RGM, A2CRR]
 AN_OBJECT = PWR(spaces.Discrete(2), gamma=1, gae_lambda=1, weights_class=Tabular)
 
 
@@ -91,8 +106,18 @@ CASES: dict[str, tuple[type[Exception], str, Callable[[], Any]]] = {
     ),
     "an outer loop without weights": (
         ValueError,
-        "MonteCarlo has none",
+        "MonteCarlo has no parameters for the metagradient",
         lambda: build(A2C, estimator_class=MonteCarlo, meta_kwargs={}),
+    ),
+    "an outer loop beside an estimator that trains itself": (
+        ValueError,
+        "RewardRedistribution has no parameters for the metagradient",
+        lambda: build(A2CRR, meta_kwargs={}),
+    ),
+    "a lambda that is no sigmoid": (
+        ValueError,
+        r"StateLambda got initial_lambda=1\.0",
+        lambda: build(MetaLambda, estimator_kwargs={"initial_lambda": 1.0}),
     ),
     "an outer loop with nothing to learn": (
         ValueError,

@@ -15,7 +15,18 @@ from matplotlib.figure import Figure
 from scripted import MAX_CODE, Scripted, Watch, vec_env
 from stable_baselines3.common.vec_env import DummyVecEnv
 
-from tca_sb3 import A2C, HPWR, CreditHeatmap, InnerLoopReset, MetaGradientCallback, MetaPWR, MetaPWTD
+from tca_sb3 import (
+    A2C,
+    A2CRR,
+    HPWR,
+    RGM,
+    CreditHeatmap,
+    InnerLoopReset,
+    MetaGradientCallback,
+    MetaLambda,
+    MetaPWR,
+    MetaPWTD,
+)
 from tca_sb3.callbacks import draw_credit
 
 
@@ -64,6 +75,30 @@ def test_by_time_it_is_the_mean_over_episodes(tmp_path: Path) -> None:
     assert not np.isnan(found[np.triu_indices(4)]).any()
     assert np.allclose(found, wanted, atol=1e-6, equal_nan=True)
     assert np.nanstd(found) > 1e-3, "the weights have moved apart"
+
+
+@pytest.mark.parametrize("cls", [MetaLambda, RGM])
+def test_implied_weights_are_drawn_too(cls: type, tmp_path: Path) -> None:
+    model = small_model(cls, gamma=0.9, meta_kwargs={"learning_rate": 0.1 if cls is MetaLambda else 0.003})
+    watch, heatmap = Watch(), CreditHeatmap(every=100, folder=tmp_path)
+    model.learn(30, callback=[watch, heatmap])
+    episodes, _ = watch.rollouts[-1]
+    with torch.no_grad():
+        steps = model.estimator.lambdas(episodes) if cls is MetaLambda else model.estimator.betas(episodes)
+    sums, counts = np.zeros((4, 4)), np.zeros((4, 4))
+    for b, length in enumerate(episodes.lengths.tolist()):
+        for t in range(length):
+            product = 1.0
+            for k in range(t + 1, length + 1):
+                sums[t, k - 1] += product if cls is MetaLambda else steps[k - 1, b].item()
+                counts[t, k - 1] += 1
+                if k < length:
+                    product *= 0.9 * steps[k, b].item()
+    with np.errstate(invalid="ignore"):
+        wanted = np.where(counts > 0, sums / counts, np.nan)
+    assert np.allclose(heatmap.matrix(), wanted, atol=1e-6, equal_nan=True)
+    assert len(list(tmp_path.iterdir())) == 1
+    assert np.nanstd(wanted) > 1e-3
 
 
 def test_by_state_it_is_the_table_where_pairs_occurred() -> None:
@@ -131,8 +166,18 @@ REFUSED: dict[str, tuple[type[Exception], str, Any]] = {
     "never": (ValueError, "every=0", lambda: CreditHeatmap(every=0)),
     "nothing to draw": (
         ValueError,
-        "TDLambda has no weight function",
+        "TDLambda has no pairwise weights",
         lambda: A2C("MlpPolicy", vec_env([(4,)])).learn(8, callback=CreditHeatmap()),
+    ),
+    "nothing to draw, though something is trained": (
+        ValueError,
+        "RewardRedistribution has no pairwise weights",
+        lambda: A2CRR("MlpPolicy", vec_env([(4,)])).learn(8, callback=CreditHeatmap()),
+    ),
+    "no weight function": (
+        ValueError,
+        r"by='state'\) needs Tabular weights, not StateLambda",
+        lambda: MetaLambda("MlpPolicy", vec_env([(4,)])).learn(8, callback=CreditHeatmap(by="state")),
     ),
     "no table": (
         ValueError,

@@ -676,7 +676,7 @@ def test_ppo_that_makes_several_steps_is_refused_before_anything_moves() -> None
 @pytest.mark.parametrize(
     ("build", "words"),
     [
-        (lambda: make(cls=A2C, meta_kwargs={}), "TDLambda has none"),
+        (lambda: make(cls=A2C, meta_kwargs={}), "TDLambda has no parameters"),
         (lambda: make(policy_kwargs={"optimizer_class": torch.optim.AdamW}), "AdamW"),
         (
             lambda: make(policy_kwargs={"optimizer_kwargs": {"momentum": 0.9}, "optimizer_class": torch.optim.SGD}),

@@ -18,7 +18,20 @@ from stable_baselines3.common.save_util import load_from_zip_file
 from stable_baselines3.common.vec_env import VecEnv
 
 import tca_sb3
-from tca_sb3 import A2C, HPWR, PPO, PWR, PWTD, InnerLoopReset, MetaGradientCallback, MetaPWR, MetaPWTD
+from tca_sb3 import (
+    A2C,
+    A2CRR,
+    HPWR,
+    PPO,
+    PWR,
+    PWTD,
+    RGM,
+    InnerLoopReset,
+    MetaGradientCallback,
+    MetaLambda,
+    MetaPWR,
+    MetaPWTD,
+)
 from tca_sb3.meta import MetaLearner
 
 TINY = {"net_arch": [6]}
@@ -32,6 +45,10 @@ SUBJECTS: dict[str, tuple[type, dict[str, Any], Any]] = {
     "MetaPWTD": (MetaPWTD, META, lambda: None),
     "MetaPWTD, n_steps": (MetaPWTD, {**META, "n_episodes": None, "n_steps": 5}, lambda: None),
     "MetaPWR, Adam": (MetaPWR, {**META, "policy_kwargs": {"optimizer_class": torch.optim.Adam}}, lambda: None),
+    "MetaLambda": (MetaLambda, META, lambda: None),
+    "MetaLambda, n_steps": (MetaLambda, {**META, "n_episodes": None, "n_steps": 5}, lambda: None),
+    "RGM": (RGM, META, lambda: None),
+    "A2CRR": (A2CRR, {"estimator_kwargs": {"n_past_rollouts": 2, "n_epochs": 2}}, lambda: None),
     "A2C with callback": (
         A2C,
         {"estimator_class": PWR, "n_episodes": 1},
@@ -101,9 +118,9 @@ def test_an_interrupted_run_is_the_uninterrupted_one(name: str, tmp_path: Path) 
 
 PARTS = [
     (name, part)
-    for name in ("MetaPWR", "MetaPWTD", "A2C with callback")
+    for name in ("MetaPWR", "MetaPWTD", "MetaLambda", "RGM", "A2C with callback")
     for part in ("policy", "policy.optimizer", "estimator", "meta")
-]
+] + [("A2CRR", part) for part in ("policy", "policy.optimizer", "estimator")]
 
 
 @pytest.mark.parametrize(("name", "part"), PARTS)
@@ -118,7 +135,7 @@ def test_no_part_can_be_lost(name: str, part: str, tmp_path: Path) -> None:
     cls = SUBJECTS[name][0]
     loaded = cls.load(tmp_path / "model", env=env, force_reset=False)
     fresh = make(name)
-    if fresh.meta is None:
+    if loaded.meta_kwargs is not None and fresh.meta is None:
         fresh.attach_meta(loaded.meta_kwargs)
     loaded.set_parameters({part: copy.deepcopy(fresh.get_parameters()[part])}, exact_match=False)
     set_random_state(state)
@@ -164,16 +181,17 @@ def test_a_model_can_be_saved_before_it_has_learned(name: str, tmp_path: Path) -
     learn(loaded, name, 20)
 
 
+@pytest.mark.parametrize("cls", [MetaPWR, MetaLambda, RGM, A2CRR])
 @pytest.mark.parametrize("kind", ["discrete", "dict"])
-def test_other_observations(kind: str, tmp_path: Path) -> None:
+def test_other_observations(cls: Any, kind: str, tmp_path: Path) -> None:
     policy = "MultiInputPolicy" if kind == "dict" else "MlpPolicy"
     policy_kwargs = {**TINY, **({"features_extractor_kwargs": {"cnn_output_dim": 4}} if kind == "dict" else {})}
     env = vec_env([(3, 2), (4,)], kind=kind, scale=0.05)
-    model = MetaPWR(policy, env, seed=2, policy_kwargs=policy_kwargs).learn(24)
+    model = cls(policy, env, seed=2, policy_kwargs=policy_kwargs).learn(24)
     model.save(tmp_path / "model")
     env, state = copy.deepcopy(model.env), random_state()
     wanted = copy.deepcopy(model.learn(16, reset_num_timesteps=False).get_parameters())
-    loaded = MetaPWR.load(tmp_path / "model", env=env, force_reset=False)
+    loaded = cls.load(tmp_path / "model", env=env, force_reset=False)
     set_random_state(state)
     assert_same(loaded.learn(16, reset_num_timesteps=False).get_parameters(), wanted)
 
@@ -200,7 +218,7 @@ def test_the_estimator_travels_with_the_model(tmp_path: Path) -> None:
     assert torch.equal(loaded.estimator.weights.matrix, torch.ones(3, 3).triu())
 
 
-CLASSES = [A2C, PPO, HPWR, MetaPWR, MetaPWTD]
+CLASSES = [A2C, PPO, HPWR, MetaPWR, MetaPWTD, MetaLambda, RGM, A2CRR]
 
 
 @pytest.mark.parametrize("saved_by", CLASSES)
