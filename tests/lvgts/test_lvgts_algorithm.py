@@ -33,6 +33,7 @@ def make(algorithm: type[LVGTS] = LVGTS, env: Any = None, **kwargs: Any) -> LVGT
         "n_episodes": 4,
         "learning_starts": 4,
         "batch_size": 4,
+        "dense_updates": 5,
         "seed": 0,
         "device": "cpu",
         "policy_kwargs": POLICY,
@@ -290,6 +291,30 @@ def test_long_episodes_train() -> None:
     assert all(torch.isfinite(value).all() for value in parameters(model).values())
 
 
+@pytest.mark.parametrize("encoder_class", [tca_sb3.lvgts.AttentionEncoder, RecurrentEncoder])
+def test_attention_is_dense_until_it_is_sparse(encoder_class: Any, tmp_path: Path) -> None:
+    """Whoever loads a model attends as it did when it was saved."""
+    model = make(n_recalls=2, dense_updates=12, policy_kwargs={**POLICY, "encoder_class": encoder_class})
+    observations = np.random.default_rng(0).normal(size=(5, 8, 3)).astype(np.float32)
+    actions = np.stack([[model.action_space.sample() for _ in range(8)] for _ in range(5)])
+
+    def recalled(model: LVGTS) -> int:
+        return int((model.attention_weights(observations, actions) > 0).sum(-1).max())
+
+    seen = []
+    for _ in range(5):
+        model.learn(15, reset_num_timesteps=False)
+        model.save(tmp_path / "model")
+        loaded = LVGTS.load(tmp_path / "model", device="cpu")
+        model.policy.save(str(tmp_path / "policy.pt"))
+        assert LVGTSPolicy.load(str(tmp_path / "policy.pt"), device="cpu").n_recalls == model.policy.n_recalls
+        assert recalled(model) == recalled(loaded) == (7 if model._n_model_updates < 12 else 2)
+        np.testing.assert_array_equal(run(loaded), run(model))
+        seen.append(recalled(model))
+    assert seen[0] == 7 and seen[-1] == 2
+    assert recalled(make(n_recalls=2, dense_updates=0)) == 2
+
+
 # -- acting -----------------------------------------------------------------------------------------------------------
 
 
@@ -455,7 +480,7 @@ def test_policy_saves_every_argument(tmp_path: Path) -> None:
         "features_extractor_class": Doubled,
         "features_extractor_kwargs": {"factor": 3.0},
     }
-    policy = make(policy_kwargs=kwargs, n_recalls=2, action_noise_std=0.3).policy
+    policy = make(policy_kwargs=kwargs, n_recalls=2, dense_updates=0, action_noise_std=0.3).policy
     policy.save(str(tmp_path / "policy.pt"))
     loaded = LVGTSPolicy.load(str(tmp_path / "policy.pt"), device="cpu")
     np.testing.assert_array_equal(run(loaded), run(policy))

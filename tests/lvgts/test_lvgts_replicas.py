@@ -21,7 +21,14 @@ def make(seed: int | None, algorithm: type[LVGTS] = LVGTS, lengths: tuple[int, .
     env = lengths_env(lengths, lengths)
     for index, one in enumerate(env.envs):
         one.unwrapped.index = 10 * (seed or 0) + index  # rewards and observations of its own
-    settings = {"n_episodes": 4, "learning_starts": 4, "batch_size": 5, "policy_kwargs": POLICY, "device": "cpu"}
+    settings = {
+        "n_episodes": 4,
+        "learning_starts": 4,
+        "batch_size": 5,
+        "dense_updates": 9,
+        "policy_kwargs": POLICY,
+        "device": "cpu",
+    }
     return algorithm("MlpPolicy", env, seed=seed, **{**settings, **kwargs})
 
 
