@@ -137,4 +137,4 @@ def test_the_table_shows_ours_beside_the_papers() -> None:
     assert head == ["method", "catch/0, 100 ep.", "cartpole/0, 100 ep.", "paper: catch", "paper: cartpole"]
     first = next(line for line in lines if line[0] == "A2C")
     assert first == ["A2C", "0.500 [0.250, 0.750]", "–", "0.037", "0.002"]  # 5975 / 160,000 and 76,874 / 50,000,000
-    assert table["Meta-PWR"] == ["`learning_rate=0.006`, `meta_kwargs={'learning_rate': 0.0002}`"]
+    assert table["Meta-PWR"] == ["`learning_rate=0.0007`, `meta_kwargs={'learning_rate': 0.0002}`"]
