@@ -15,7 +15,23 @@ from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from torch import Tensor, nn
 
-from tca_sb3 import A2C, PPO, PWR, PWTD, Episodes, InnerLoopReset, MetaGradientCallback, MetaPWR, MetaPWTD, TDLambda
+from tca_sb3 import (
+    A2C,
+    A2CRR,
+    PPO,
+    PWR,
+    PWTD,
+    RGM,
+    Episodes,
+    InnerLoopReset,
+    MetaGradientCallback,
+    MetaLambda,
+    MetaPWR,
+    MetaPWTD,
+    ReturnGeneratingModel,
+    StateLambda,
+    TDLambda,
+)
 from tca_sb3.directional import Linearization, evaluate_with
 from tca_sb3.inner import flatten, unflatten
 from tca_sb3.meta import policy_actions
@@ -133,7 +149,10 @@ def test_sb3s_gradient_is_that_of_the_inner_loss(cls: type, normalize: bool, est
 # -- the order of things --------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("cls", "endings"), [(MetaPWR, "t"), (MetaPWTD, "t"), (MetaPWTD, "c")])
+@pytest.mark.parametrize(
+    ("cls", "endings"),
+    [(MetaPWR, "t"), (MetaPWTD, "t"), (MetaPWTD, "c"), (MetaLambda, "t"), (MetaLambda, "c"), (RGM, "t")],
+)
 def test_theta_learns_from_the_new_weights(cls: type, endings: str) -> None:
     """SB3 fills the buffer before callbacks run. What ``train()`` finds there must come from the η of after them."""
     model = make(cls=cls, endings=endings, meta_kwargs={"learning_rate": 0.005})
@@ -244,6 +263,10 @@ REAL: list[dict[str, Any]] = [
     {"kind": "image", "max_grad_norm": 0.05},
     {"kind": "image", "cls": PWR},
     {"kind": "dict"},
+    {"kind": "dict", "cls": StateLambda},
+    {"kind": "box", "cls": StateLambda, "max_grad_norm": 0.05},
+    {"kind": "box", "cls": ReturnGeneratingModel, "max_grad_norm": 0.05},
+    {"kind": "box", "cls": ReturnGeneratingModel, "actions": "box", "normalize_advantage": True},
     {"kind": "box", "actions": "box"},
     {"kind": "box", "actions": "multi_discrete"},
 ]
@@ -497,6 +520,38 @@ def test_what_is_logged() -> None:
         assert entry["meta/saturation"] == sum(w < 0.02 or w > 0.98 for w in pairs) / len(pairs)
 
 
+@pytest.mark.parametrize(("cls", "name"), [(MetaLambda, "lambda"), (RGM, "beta")])
+def test_weights_of_steps_are_logged_under_their_name(cls: type, name: str) -> None:
+    model = make(cls=cls, meta_kwargs={"learning_rate": 0.05})
+    recorded, witness = Recorded(), Witness(model)
+    model.learn(60, callback=[recorded])
+    seen = []
+    for entry, moment in zip(recorded.entries, witness.before, strict=True):
+        episodes, _ = moment["rollout"]
+        estimator = with_eta(model, moment["eta"])
+        with torch.no_grad():
+            weights = estimator.lambdas(episodes) if cls is MetaLambda else estimator.betas(episodes)
+        steps = [weights[t, b].item() for b, length in enumerate(episodes.lengths.tolist()) for t in range(length)]
+        assert entry[f"meta/mean_{name}"] == pytest.approx(sum(steps) / len(steps), abs=1e-6)
+        assert entry["meta/saturation"] == pytest.approx(sum(w < 0.02 or w > 0.98 for w in steps) / len(steps))
+        assert "meta/mean_weight" not in entry
+        seen.append(entry[f"meta/mean_{name}"])
+    assert abs(seen[-1] - seen[0]) > 1e-3, "the weights have moved"
+
+
+def test_what_an_estimator_reports_of_its_own_training_is_logged() -> None:
+    model = make(cls=A2CRR)
+    reported: list[dict[str, float]] = []
+    fit = model.estimator.fit
+    model.estimator.fit = lambda episodes: reported.append(fit(episodes)) or reported[-1]
+    recorded = Recorded()
+    model.learn(20, callback=[recorded])
+    assert len(reported) > 2
+    # SB3 writes its log out (and forgets it) after a hundred rollouts only.
+    assert model.logger.name_to_value["estimator/prediction_loss"] == reported[-1]["prediction_loss"] > 0
+    assert "meta/outer_loss" not in model.logger.name_to_value
+
+
 def test_saturation_is_the_share_of_weights_near_either_end() -> None:
     model = make("discrete", MetaPWR, meta_kwargs={"learning_rate": 1e-12})
     logits = model.estimator.weights.logits
@@ -590,12 +645,12 @@ def test_a_policy_that_was_reset_has_no_inner_step_behind_it() -> None:
     assert n_outer_steps(model) == done + len(recorded.entries) - 1
 
 
-@pytest.mark.parametrize("cls", [MetaPWR, MetaPWTD])
+@pytest.mark.parametrize("cls", [MetaPWR, MetaPWTD, MetaLambda, RGM])
 def test_the_weight_function_runs_once_a_rollout(cls: type) -> None:
     """The graph of the advantages that train θ serves the next metagradient; nothing is computed twice."""
     model = make(cls=cls)
     calls: list[int] = []
-    model.estimator.weights.register_forward_hook(lambda *_: calls.append(1))
+    model.estimator.register_forward_hook(lambda *_: calls.append(1))
     witness = Witness(model)
     model.learn(40)
     assert len(calls) == len(witness.before) > 2
