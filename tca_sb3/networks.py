@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+import torch
+from gymnasium import spaces
 from stable_baselines3.common.policies import ActorCriticPolicy
-from stable_baselines3.common.preprocessing import preprocess_obs
-from stable_baselines3.common.torch_layers import MlpExtractor
+from stable_baselines3.common.preprocessing import get_flattened_obs_dim, is_image_space, preprocess_obs
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, MlpExtractor
 from torch import Tensor, nn
 
 from tca_sb3.episodes import Observations
@@ -47,3 +50,58 @@ class RegularValue(nn.Module):
     def forward(self, observations: Observations) -> Tensor:
         """``(n, *observation shape)`` to ``(n, 1)``."""
         return self.head(self.hidden.forward_critic(self.encoder(observations)))
+
+
+class TileExtractor(BaseFeaturesExtractor):
+    """For images in which a pixel is a thing: gridworlds drawn with one pixel a cell.
+
+    Stable-Baselines3's own image network halves the image three times and refuses images under 36 × 36. This one
+    keeps every cell: 3 × 3 convolutions without stride, then one linear layer; or, without convolutions, the image
+    flattened. Of a ``Dict`` observation, images go through that and everything else is flattened beside them.
+
+    Use it as ``policy_kwargs=dict(features_extractor_class=TileExtractor)``. Sizes are ours.
+
+    :param observation_space: an image, or a ``Dict`` with images in it.
+    :param channels: output channels of the convolutions; ``()`` flattens the image.
+    :param image_dim: features of an image after the linear layer; unused without convolutions.
+    :raises ValueError: if a size is not positive.
+    """
+
+    def __init__(
+        self, observation_space: spaces.Space, channels: Sequence[int] = (16, 32), image_dim: int = 64
+    ) -> None:
+        if min([image_dim, *channels]) < 1:
+            raise ValueError(
+                f"TileExtractor got channels={tuple(channels)}, image_dim={image_dim}; sizes must be at least 1."
+            )
+        parts = dict(observation_space.spaces) if isinstance(observation_space, spaces.Dict) else {}
+        branches = {
+            name: _tile_branch(part, channels, image_dim) for name, part in (parts or {"": observation_space}).items()
+        }
+        super().__init__(observation_space, features_dim=sum(width for _, width in branches.values()))
+        self.keys = tuple(parts)
+        self.branches = nn.ModuleList(branch for branch, _ in branches.values())
+
+    def forward(self, observations: Observations) -> Tensor:
+        """Preprocessed observations to features ``(n, features_dim)``."""
+        if isinstance(observations, Tensor):
+            return self.branches[0](observations)
+        return torch.cat(
+            [branch(observations[key]) for key, branch in zip(self.keys, self.branches, strict=True)], dim=1
+        )
+
+
+def _tile_branch(space: spaces.Space, channels: Sequence[int], image_dim: int) -> tuple[nn.Module, int]:
+    """The network of one observation, and its number of features."""
+    if not (channels and is_image_space(space, normalized_image=False)):
+        return nn.Flatten(), get_flattened_obs_dim(space)
+    shape = space.shape
+    assert shape is not None
+    layers: list[nn.Module] = []
+    width = shape[0]  # SB3 hands over images channels first
+    for channel in channels:
+        layers += [nn.Conv2d(width, channel, kernel_size=3, padding=1), nn.ReLU()]
+        width = channel
+    pixels = shape[1] * shape[2]
+    layers += [nn.Flatten(), nn.Linear(width * pixels, image_dim), nn.ReLU()]
+    return nn.Sequential(*layers), image_dim

@@ -19,6 +19,10 @@ COLOURS = {
     "H-PWR": "#E69F00",
     "Meta-PWR": "#0072B2",
     "Meta-PWTD": "#D55E00",
+    "A2C": "#000000",
+    "Meta-λ(s)": "#56B4E9",
+    "RGM": "#009E73",
+    "A2C-RR": "#CC79A7",
 }
 MARKERS = {"MC": "o", "H-PWR": "s", "Meta-PWR": "^", "Meta-PWTD": "v"}
 

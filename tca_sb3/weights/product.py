@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from gymnasium import spaces
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from tca_sb3.episodes import Episodes, map_observations
 from tca_sb3.weights.base import MakeEncoder, PairwiseWeights
+
+_BLOCK = 32  # columns handled together; exp(_BLOCK / shortest lag scale) must stay far from overflow
 
 
 class Product(PairwiseWeights):
@@ -18,21 +22,26 @@ class Product(PairwiseWeights):
     The paper embeds the two observations and the time difference, multiplies the three vectors element by element
     and maps the product to one number under a sigmoid. Here:
 
+    * embeddings start around 1, where a product is a sum. On Key-to-Door this decided whether anything was learned;
     * both embeddings are linear heads on **one** trunk (the policy's features extractor and one hidden layer), and
       each observation passes through it once, never once a pair;
     * the read-out vector is absorbed into the lag embedding, which changes nothing that can be expressed;
-    * the lag embedding is linear in ``1, cos(ω_m l), sin(ω_m l)``. Because those separate into functions of ``t``
-      and ``k`` (angle addition), all pairs are one batched matrix product: the cost is ``O(T² d)`` multiplications
-      and the memory ``O(T² + T d)`` a column. Lags are smooth on the scale of ``2 / max_lag``.
+    * the lag embedding is a mixture of discounts, ``c_d(l) = c_{d,0} + Σ_m c_{d,m} exp(−l / τ_m)``. What is far away
+      is judged by the observations alone, what is near also by how near; a weight that decays like ``γ^l`` is there
+      to be learned, and a far one is not lost in learning it. Exponentials separate into functions of ``t`` and of
+      ``k``, so all pairs are matrix products: the cost is ``O(T² d)`` multiplications, and besides the weights
+      themselves the memory is ``O(T d)`` a column.
 
-    The widths and the lag features are ours; the paper gives none.
+    The widths and the lag scales are ours; the paper gives none.
 
     :param make_encoder: builds the observation encoder; required, the algorithms pass the policy's.
     :param embedding_dim: ``d``.
     :param hidden_dim: width of the trunk's hidden layer.
-    :param n_frequencies: number of cosine-sine pairs in the lag embedding.
-    :param max_lag: the longest lag that the slowest feature tells apart from lag 0.
-    :raises ValueError: if ``make_encoder`` is missing or a size is not positive.
+    :param lag_scales: ``τ_m``, in steps; ``()`` for weights that do not look at the lag.
+    :param center: subtract the mean logit of the batch's pairs from every logit (ours). Where advantages are
+        normalised, or the optimiser rescales gradients, the overall size of the weights changes nothing; left alone
+        it drifts until the sigmoid saturates. With this, weights depend on the batch through that one number.
+    :raises ValueError: if ``make_encoder`` is missing, a size is not positive or a scale is under 1.
     """
 
     def __init__(
@@ -42,8 +51,8 @@ class Product(PairwiseWeights):
         *,
         embedding_dim: int = 16,
         hidden_dim: int = 64,
-        n_frequencies: int = 3,
-        max_lag: int = 128,
+        lag_scales: Sequence[float] = (4.0, 16.0, 64.0),
+        center: bool = False,
     ) -> None:
         super().__init__(observation_space)
         if make_encoder is None:
@@ -51,25 +60,30 @@ class Product(PairwiseWeights):
                 "Product needs make_encoder, a function that builds an observation encoder with a features_dim; "
                 "the algorithms of tca_sb3 pass the policy's own."
             )
-        if min(embedding_dim, hidden_dim, max_lag) < 1 or n_frequencies < 0:
+        if min(embedding_dim, hidden_dim) < 1 or min(lag_scales, default=1.0) < 1.0:
             raise ValueError(
-                f"Product got embedding_dim={embedding_dim}, hidden_dim={hidden_dim}, max_lag={max_lag}, "
-                f"n_frequencies={n_frequencies}; sizes must be at least 1 and n_frequencies at least 0."
+                f"Product got embedding_dim={embedding_dim}, hidden_dim={hidden_dim}, lag_scales={tuple(lag_scales)}; "
+                "sizes and scales (in steps) must be at least 1."
             )
+        self.center = center
         self.encoder = make_encoder()
         features_dim = int(self.encoder.features_dim)  # type: ignore[arg-type]
         self.trunk = nn.Sequential(nn.Linear(features_dim, hidden_dim), nn.Tanh())
         self.action_head = nn.Linear(hidden_dim, embedding_dim)
         self.reward_head = nn.Linear(hidden_dim, embedding_dim)
-        # Octaves from one half-wave over max_lag upwards.
-        self.register_buffer("frequencies", math.pi / max_lag * 2.0 ** torch.arange(n_frequencies))
-        # Row 0 is the lag-free part; starting there at 1/√d and at 0 elsewhere keeps the first weights near 0.5.
-        lag = torch.zeros(1 + 2 * n_frequencies, embedding_dim)
+        self.register_buffer("rates", torch.tensor([0.0, *(1.0 / scale for scale in lag_scales)]))
+        # Around 1 a product is a sum: what the state of the action, that of the reward and the lag do by themselves
+        # is learned first, and what they do together on top of it.
+        nn.init.ones_(self.action_head.bias)
+        nn.init.ones_(self.reward_head.bias)
+        # Row 0 is the lag-free part; with alternating signs the first weights are near 0.5.
+        lag = torch.zeros(1 + len(lag_scales), embedding_dim)
         lag[0] = embedding_dim**-0.5
+        lag[0, 1::2] *= -1
         self.lag_coefficients = nn.Parameter(lag)
         self.bias = nn.Parameter(torch.zeros(()))
 
-    frequencies: Tensor
+    rates: Tensor
 
     def forward(self, episodes: Episodes) -> Tensor:
         horizon, batch = episodes.horizon, episodes.batch_size
@@ -77,23 +91,84 @@ class Product(PairwiseWeights):
         hidden = self.trunk(self.encoder(states)).view(horizon + 1, batch, -1).transpose(0, 1)
         credit = self.action_head(hidden[:, :-1])  # a(S_t), (B, T, d)
         arrival = self.reward_head(hidden[:, 1:])  # b(S_k), (B, T, d)
+        rates = self.rates.to(credit.dtype)
+        lengths = episodes.lengths if self.center else None
+        return _Fusion.apply(credit, arrival, self.lag_coefficients, self.bias, rates, lengths)
 
-        times = torch.arange(horizon, device=credit.device, dtype=credit.dtype).unsqueeze(1)
-        t, k = times * self.frequencies, (times + 1) * self.frequencies
-        # cos ω(k−t) = cos ωk cos ωt + sin ωk sin ωt;  sin ω(k−t) = sin ωk cos ωt − cos ωk sin ωt.
-        one, cos_t, sin_t = torch.ones_like(times), t.cos(), t.sin()
-        features_k = torch.cat([one, k.cos(), k.sin()], dim=1)  # (T, F)
-        n = len(self.frequencies)
-        constant, cosine, sine = self.lag_coefficients.split([1, n, n])
-        # What multiplies 1, cos ωk and sin ωk, for every t: (T, F, d).
-        mixed = torch.cat(
-            [
-                constant.expand(horizon, 1, -1),
-                cos_t.unsqueeze(2) * cosine - sin_t.unsqueeze(2) * sine,
-                sin_t.unsqueeze(2) * cosine + cos_t.unsqueeze(2) * sine,
-            ],
-            dim=1,
-        )
-        left = (mixed * credit.unsqueeze(2)).flatten(2)  # (B, T, F·d)
-        right = (features_k.unsqueeze(2) * arrival.unsqueeze(2)).flatten(2)
-        return torch.sigmoid(self.bias + torch.bmm(left, right.transpose(1, 2)))
+
+class _Fusion(torch.autograd.Function):
+    """``σ(bias + Σ_{d,m} credit[t, d] · arrival[k, d] · coefficients[m, d] · exp(−rates[m] (k − t)))``, 0 below.
+
+    By blocks of columns: with ``r`` the first ``k`` of a block, ``exp(−rate (k − t))`` is ``exp(−rate (k − r))`` times
+    ``exp(−rate (r − t))``, and a block is one batched matrix product over the ``(m, d)`` pairs. Nothing but the inputs
+    and the weights is kept for the backward pass.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        credit: Tensor,
+        arrival: Tensor,
+        coefficients: Tensor,
+        bias: Tensor,
+        rates: Tensor,
+        lengths: Tensor | None,
+    ) -> Tensor:
+        weights = credit.new_zeros(credit.shape[0], credit.shape[1], credit.shape[1])
+        for rows, columns, decay_rows, decay_columns in _blocks(credit.shape[1], rates):
+            left = credit[:, rows].unsqueeze(2) * (decay_rows.unsqueeze(2) * coefficients)
+            right = arrival[:, columns].unsqueeze(2) * decay_columns.unsqueeze(2)
+            weights[:, rows, columns] = torch.bmm(left.flatten(2), right.flatten(2).transpose(1, 2))
+        # In place: beside the inputs one tensor of the size of all pairs is kept.
+        weights.add_(bias if lengths is None else -_mean_over_pairs(weights, lengths)).sigmoid_().triu_()
+        ctx.save_for_backward(credit, arrival, coefficients, rates, lengths, weights)
+        return weights
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        credit, arrival, coefficients, rates, lengths, weights = ctx.saved_tensors
+        slopes = torch.addcmul(weights, weights, weights, value=-1).mul_(gradient)
+        into_bias = slopes.sum()
+        if lengths is not None:
+            slopes -= into_bias / _n_pairs(lengths)
+            _keep_pairs(slopes, lengths)
+            into_bias = torch.zeros_like(into_bias)
+        into_credit, into_arrival = torch.zeros_like(credit), torch.empty_like(arrival)
+        into_coefficients = torch.zeros_like(coefficients)
+        for rows, columns, decay_rows, decay_columns in _blocks(credit.shape[1], rates):
+            slope = slopes[:, rows, columns]
+            left = credit[:, rows].unsqueeze(2) * (decay_rows.unsqueeze(2) * coefficients)
+            right = arrival[:, columns].unsqueeze(2) * decay_columns.unsqueeze(2)
+            # What reaches credit[t, d] · coefficients[m, d], then what reaches arrival.
+            mixed = torch.bmm(slope, right.flatten(2)).view(left.shape) * decay_rows.unsqueeze(2)
+            into_credit[:, rows] += (mixed * coefficients).sum(2)
+            into_coefficients += (mixed * credit[:, rows].unsqueeze(2)).sum((0, 1))
+            reached = torch.bmm(slope.transpose(1, 2), left.flatten(2)).view(right.shape)
+            into_arrival[:, columns] = (reached * decay_columns.unsqueeze(2)).sum(2)
+        return into_credit, into_arrival, into_coefficients, into_bias, None, None
+
+
+def _keep_pairs(matrices: Tensor, lengths: Tensor) -> Tensor:
+    """Zero, in place, what is no pair ``t < k`` of an episode of that length; ``(B, T, T)``."""
+    times = torch.arange(matrices.shape[1], device=lengths.device)
+    return matrices.triu_().mul_((times < lengths.unsqueeze(1)).unsqueeze(1))
+
+
+def _n_pairs(lengths: Tensor) -> Tensor:
+    return (lengths * (lengths + 1) // 2).sum()
+
+
+def _mean_over_pairs(matrices: Tensor, lengths: Tensor) -> Tensor:
+    return _keep_pairs(matrices, lengths).sum() / _n_pairs(lengths)
+
+
+def _blocks(horizon: int, rates: Tensor) -> Iterator[tuple[slice, slice, Tensor, Tensor]]:
+    """Blocks of columns ``k − 1``, the rows that have pairs there, and the two factors of the decays, ``(·, m)``."""
+    times = torch.arange(horizon, device=rates.device, dtype=rates.dtype).unsqueeze(1)
+    for start in range(0, horizon, _BLOCK):
+        stop = min(start + _BLOCK, horizon)
+        # Below the diagonal of the last rows the lag is negative; those pairs do not count.
+        decay_rows = torch.exp(-rates * (start + 1 - times[:stop]))
+        decay_columns = torch.exp(-rates * (times[start:stop] - start))
+        yield slice(0, stop), slice(start, stop), decay_rows, decay_columns

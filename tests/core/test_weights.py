@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import inspect
-import math
 import pkgutil
 from dataclasses import replace
 from typing import Any
@@ -14,7 +13,7 @@ import pytest
 import torch
 from gymnasium import spaces
 from samples import N_STATES, SPACES, FloatEncoder, columns, random_episodes
-from torch import Tensor, nn
+from torch import Tensor
 
 import tca_sb3.weights
 from tca_sb3.episodes import Episodes, map_observations
@@ -42,7 +41,7 @@ ARGUMENTS: dict[type[PairwiseWeights], list[dict[str, Any]]] = {
         {"matrix": np.random.default_rng(0).uniform(size=(9, 9))},
         {"matrix": np.random.default_rng(0).uniform(size=(N_STATES, N_STATES)), "index": "state"},
     ],
-    Product: [{"max_lag": 9}, {"n_frequencies": 0}],
+    Product: [{"lag_scales": (1.0, 9.0)}, {"lag_scales": ()}],
 }
 
 
@@ -224,52 +223,6 @@ def test_tables_are_read_at_the_state_left_and_the_state_entered() -> None:
     assert torch.allclose(tabular.table(), torch.from_numpy(matrix).double(), atol=1e-7)
 
 
-@pytest.mark.parametrize("kind", SPACES)
-@pytest.mark.parametrize("n_frequencies", [0, 3])
-def test_product_is_the_sum_over_embedding_dimensions(kind: str, n_frequencies: int) -> None:
-    """``σ(b + Σ_d a_d(S_t) b_d(S_k) c_d(k − t))``, pair by pair, one observation at a time."""
-    arguments: dict[str, Any] = {"embedding_dim": 3, "hidden_dim": 4, "n_frequencies": n_frequencies, "max_lag": 11}
-    function = make(Product, kind, arguments)
-    assert isinstance(function, Product)
-    episodes = random_episodes(LENGTHS, kind)
-    weights = function(episodes)
-
-    def embed(head: nn.Module, time: int, b: int) -> Tensor:
-        one = map_observations(lambda part: part[time, b].unsqueeze(0), episodes.observations)
-        return head(function.trunk(function.encoder(one)))[0]
-
-    for b, t, k in pairs(LENGTHS):
-        lag = (k + 1) - t  # column k holds arrival time k + 1
-        features = [1.0]
-        features += [math.cos(math.pi / 11 * 2**m * lag) for m in range(n_frequencies)]
-        features += [math.sin(math.pi / 11 * 2**m * lag) for m in range(n_frequencies)]
-        c = torch.tensor(features, dtype=torch.float64) @ function.lag_coefficients
-        a, arrival = embed(function.action_head, t, b), embed(function.reward_head, k + 1, b)
-        logit = function.bias + sum(a[d] * arrival[d] * c[d] for d in range(3))
-        # Frequencies are stored in single precision.
-        assert weights[b, t, k].item() == pytest.approx(torch.sigmoid(logit).item(), abs=1e-5)
-
-
-def test_product_starts_near_one_half() -> None:
-    torch.manual_seed(0)
-    function = Product(SPACES["box"], lambda: FloatEncoder("box")).double()
-    weights = function(random_episodes([20, 20], "box"))
-    assert (weights - 0.5).abs().max() < 0.25
-
-
-def test_product_embeds_each_observation_once() -> None:
-    seen: list[int] = []
-
-    class Counting(FloatEncoder):
-        def forward(self, observations: Any) -> Tensor:
-            seen.append(len(observations))
-            return super().forward(observations)
-
-    function = Product(SPACES["box"], lambda: Counting("box")).double()
-    function(random_episodes([9, 9], "box"))
-    assert sum(seen) == 10 * 2
-
-
 # -- the contract ---------------------------------------------------------------------------------------------------
 
 
@@ -339,10 +292,10 @@ BAD: dict[str, tuple[type[Exception], str, Any]] = {
     "states from 1": (TypeError, "starting at 0", lambda: Tabular(spaces.Discrete(3, start=1))),
     "no encoder": (ValueError, "make_encoder", lambda: Product(SPACES["box"])),
     "no width": (ValueError, "hidden_dim=0", lambda: Product(SPACES["box"], lambda: FloatEncoder("box"), hidden_dim=0)),
-    "negative frequencies": (
+    "a scale under one step": (
         ValueError,
-        "n_frequencies=-1",
-        lambda: Product(SPACES["box"], lambda: FloatEncoder("box"), n_frequencies=-1),
+        r"lag_scales=\(4.0, 0.5\)",
+        lambda: Product(SPACES["box"], lambda: FloatEncoder("box"), lag_scales=(4.0, 0.5)),
     ),
 }
 

@@ -1,0 +1,145 @@
+"""The product of embeddings against sums over pairs, and its gradients against autograd's."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from samples import SPACES, FloatEncoder, random_episodes
+from torch import Tensor, nn
+
+from tca_sb3.episodes import map_observations
+from tca_sb3.weights import Product
+from tca_sb3.weights import product as module
+
+LENGTHS = [4, 7, 1, 5]
+
+
+def pairs(lengths: list[int]) -> list[tuple[int, int, int]]:
+    """``(b, t, k − 1)`` of every pair of real times."""
+    return [(b, t, k) for b, length in enumerate(lengths) for t in range(length) for k in range(t, length)]
+
+
+def randomised(function: Product) -> Product:
+    """The same function with random parameters, in double precision."""
+    torch.manual_seed(7)
+    function = function.double()
+    with torch.no_grad():
+        for parameter in function.parameters():
+            parameter.copy_(torch.randn(parameter.shape, dtype=parameter.dtype))
+    return function
+
+
+@pytest.mark.parametrize("kind", SPACES)
+@pytest.mark.parametrize("lag_scales", [(), (2.0, 8.0)])
+@pytest.mark.parametrize("center", [False, True])
+def test_it_is_the_sum_over_embedding_dimensions(kind: str, lag_scales: tuple[float, ...], center: bool) -> None:
+    """``σ(b + Σ_d a_d(S_t) b_d(S_k) c_d(k − t))``, pair by pair, one observation at a time."""
+    encoder = lambda: FloatEncoder(kind)  # noqa: E731
+    function = randomised(
+        Product(SPACES[kind], encoder, embedding_dim=3, hidden_dim=4, lag_scales=lag_scales, center=center)
+    )
+    episodes = random_episodes(LENGTHS, kind)
+    weights = function(episodes)
+
+    def embed(head: nn.Module, time: int, b: int) -> Tensor:
+        one = map_observations(lambda part: part[time, b].unsqueeze(0), episodes.observations)
+        return head(function.trunk(function.encoder(one)))[0]
+
+    logits = {}
+    for b, t, k in pairs(LENGTHS):
+        lag = torch.tensor(float(k + 1 - t))  # column k holds arrival time k + 1
+        features = torch.stack([torch.ones(()), *(torch.exp(-lag / scale) for scale in lag_scales)]).double()
+        c = features @ function.lag_coefficients
+        a, arrival = embed(function.action_head, t, b), embed(function.reward_head, k + 1, b)
+        logits[b, t, k] = function.bias + sum(a[d] * arrival[d] * c[d] for d in range(3))
+    shift = sum(logits.values()) / len(logits) if center else 0.0
+    for (b, t, k), logit in logits.items():
+        assert weights[b, t, k].item() == pytest.approx(torch.sigmoid(logit - shift).item(), abs=1e-6)
+
+
+@pytest.mark.parametrize("lengths", [[1], [33, 33], [70, 32, 3]])
+@pytest.mark.parametrize("center", [False, True])
+def test_gradients_are_those_of_the_materialised_form(lengths: list[int], center: bool) -> None:
+    """Over several blocks of columns, with padding, every gradient: ``(B, T, T, d)`` written out is the oracle."""
+    generator = torch.Generator().manual_seed(0)
+    horizon, batch = max(lengths), len(lengths)
+
+    def leaf(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator, dtype=torch.float64).requires_grad_()
+
+    leaves = credit, arrival, coefficients, bias = (
+        leaf(batch, horizon, 3),
+        leaf(batch, horizon, 3),
+        leaf(4, 3),
+        leaf(),
+    )
+    rates = torch.tensor([0.0, 1.0, 0.25, 0.01], dtype=torch.float64)
+    steps = torch.tensor(lengths)
+    weights = module._Fusion.apply(credit, arrival, coefficients, bias, rates, steps if center else None)
+
+    times = torch.arange(horizon)
+    lags = (times + 1 - times.unsqueeze(1)).clamp(min=0)
+    real = (times < steps.unsqueeze(1)).unsqueeze(1).expand(-1, horizon, -1).triu()
+    decays = torch.exp(-rates.view(-1, 1, 1) * lags)
+    logits = torch.einsum("btd,bkd,md,mtk->btk", credit, arrival, coefficients, decays) + bias
+    if center:
+        logits = logits - logits[real].mean()
+    wanted = torch.sigmoid(logits)
+    assert torch.allclose(weights[real], wanted[real], rtol=0, atol=1e-14)
+    cotangent = torch.randn(int(real.sum()), generator=generator, dtype=torch.float64)
+    ours = torch.autograd.grad((weights[real] * cotangent).sum(), leaves)
+    theirs = torch.autograd.grad((wanted[real] * cotangent).sum(), leaves)
+    for name, one, other in zip(("credit", "arrival", "coefficients", "bias"), ours, theirs, strict=True):
+        assert torch.allclose(one, other, rtol=1e-12, atol=1e-12), name
+
+
+def test_short_scales_and_long_episodes_stay_finite() -> None:
+    """In single precision, where ``exp(1000)`` is infinite."""
+    generator = torch.Generator().manual_seed(0)
+    leaves = [
+        torch.randn(shape, generator=generator).requires_grad_() for shape in ((1, 1000, 4), (1, 1000, 4), (2, 4))
+    ]
+    bias = torch.zeros((), requires_grad=True)
+    weights = module._Fusion.apply(*leaves, bias, torch.tensor([1.0, 0.001]), None)
+    weights.sum().backward()
+    assert torch.isfinite(weights).all()
+    for leaf in (*leaves, bias):
+        assert leaf.grad is not None
+        assert torch.isfinite(leaf.grad).all()
+        assert leaf.grad.any()
+
+
+def test_centred_weights_do_not_feel_the_bias_nor_the_padding() -> None:
+    function = randomised(Product(SPACES["box"], lambda: FloatEncoder("box"), center=True))
+    episodes = random_episodes(LENGTHS, "box")
+    with torch.no_grad():
+        function.lag_coefficients.mul_(0.01)
+    before = function(episodes)
+    with torch.no_grad():
+        function.bias.add_(3.0)
+    assert torch.allclose(before, function(episodes), rtol=0, atol=1e-12)
+    logits = torch.logit(torch.stack([before[pair] for pair in pairs(LENGTHS)]))
+    assert logits.mean().item() == pytest.approx(0.0, abs=1e-9)
+
+
+def test_it_starts_near_one_half() -> None:
+    torch.manual_seed(0)
+    function = Product(SPACES["box"], lambda: FloatEncoder("box")).double()
+    weights = function(random_episodes([20, 20], "box"))
+    used = torch.stack([weights[pair] for pair in pairs([20, 20])])
+    assert (used - 0.5).abs().max() < 0.4
+
+
+def test_it_embeds_each_observation_once() -> None:
+    seen: list[int] = []
+
+    class Counting(FloatEncoder):
+        def forward(self, observations: Any) -> Tensor:
+            seen.append(len(observations))
+            return super().forward(observations)
+
+    function = Product(SPACES["box"], lambda: Counting("box")).double()
+    function(random_episodes([9, 9], "box"))
+    assert sum(seen) == 10 * 2
