@@ -337,7 +337,7 @@ def test_metagradient_is_what_a_small_change_of_eta_does(optimizer: str, max_nor
         ).detach()
 
     point = flatten(p.detach() for p in eta)
-    numeric = oracles.central_difference(outer_loss, point, 1e-5)
+    numeric = oracles.central_difference(outer_loss, point, 2e-7)
     found = flatten(run.applied[-1])
     assert torch.allclose(found, numeric, rtol=1e-5, atol=1e-6 * numeric.abs().max().item())
 
