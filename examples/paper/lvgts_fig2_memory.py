@@ -22,8 +22,7 @@ from plotting import drawing
 from stable_baselines3.common.callbacks import BaseCallback
 
 import tca_envs  # noqa: F401 (registers the tasks)
-from tca_sb3.lvgts import LMSVG, LVGTS
-from tca_sb3.lvgts.replicas import learn_together
+from tca_sb3.lvgts import LMSVG, LVGTS, learn_together
 from tca_sb3.vec_env import GymVecEnv, make_gym_vec_env
 
 ALGORITHMS: dict[str, type[LVGTS]] = {"LVGTS": LVGTS, "LM-SVG": LMSVG}

@@ -1,0 +1,175 @@
+"""LVGTS beside the model-free agent one would take instead: sb3-contrib's RecurrentPPO, on the paper's memory tasks.
+
+    pip install sb3-contrib
+    python examples/benchmarks/lvgts_recurrent_ppo.py --out runs/benchmarks
+
+LVGTS trains for a number of episodes; RecurrentPPO then trains for as many processor seconds as LVGTS took in the same
+round, however many episodes that is. Curves are the return of both policies without their noise, on episodes of their
+own, whose time does not count. So one run answers both questions: return per episode and return per second.
+Processor time, because the wall clock of a shared machine also measures its other users; seconds of two rounds
+do not compare, ratios within one do.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported
+
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import BaseCallback
+
+import tca_envs  # noqa: F401 (registers the tasks)
+from tca_sb3.lvgts import LVGTS
+from tca_sb3.vec_env import GymVecEnv, make_gym_vec_env
+
+try:
+    from sb3_contrib import RecurrentPPO
+except ImportError:
+    sys.exit("This comparison needs sb3-contrib, which nothing else here does: pip install sb3-contrib")
+
+torch.set_num_threads(1)
+
+TASKS = {"dummy-PMT": "tca/DummyPMT-v0", "dummy-AMT": "tca/DummyAMT-v0", "pendulum-AMT": "tca/PendulumAMT-v0"}
+HORIZON = 15
+LANES = 16
+EVALUATION_EPISODES = 256
+EVALUATION_SEEDS = 2_000_000
+# What was tried for RecurrentPPO is in results/lvgts_recurrent_ppo.md.
+RECURRENT_PPO: dict[str, Any] = {
+    "n_steps": 4 * HORIZON,
+    "batch_size": LANES * HORIZON,
+    "n_epochs": 10,
+    "learning_rate": 1e-3,
+    "gamma": 1.0,
+    "gae_lambda": 0.95,
+    "policy_kwargs": {"lstm_hidden_size": 64, "log_std_init": -0.7},
+}
+
+
+def play(model: BaseAlgorithm, env: GymVecEnv) -> float:
+    """Mean return of the policy without noise, over one episode in each lane."""
+    observation: Any = env.reset()
+    state, begins = None, np.ones(env.num_envs, bool)
+    total = np.zeros(env.num_envs)
+    for _ in range(HORIZON):
+        action, state = model.predict(observation, state, begins, deterministic=True)
+        observation, rewards, begins, _ = env.step(action)
+        total += rewards
+    assert begins.all(), f"episodes last {HORIZON} steps"
+    return float(total.mean())
+
+
+class Curve(BaseCallback):
+    """Returns by episodes and by processor seconds spent on training; stops after ``seconds`` of these."""
+
+    def __init__(self, env: GymVecEnv, every: int, seconds: float = np.inf) -> None:
+        super().__init__()
+        self.env, self.every, self.seconds = env, every, seconds
+        self.rows: list[dict[str, float]] = []
+        self.paused = 0.0
+
+    @property
+    def spent(self) -> float:
+        return time.process_time() - self.start - self.paused
+
+    def _on_training_start(self) -> None:
+        self.start = time.process_time()
+        self.due = 0
+
+    def _on_step(self) -> bool:
+        return self.spent < self.seconds
+
+    def _on_rollout_end(self) -> None:
+        if self.num_timesteps // HORIZON >= self.due:
+            self.due += self.every
+            self.look()
+
+    def look(self) -> None:
+        """One more point."""
+        spent, before = self.spent, time.process_time()
+        value = play(self.model, self.env)
+        self.paused += time.process_time() - before
+        self.rows.append({"episodes": self.num_timesteps // HORIZON, "seconds": spent, "return": value})
+
+
+def train(method: str, task: str, seed: int, episodes: int, seconds: float) -> pd.DataFrame:
+    """The curve of one run, which ends after ``episodes`` or after ``seconds`` of processor time."""
+    env = make_gym_vec_env(TASKS[task], LANES, seed=seed * LANES)
+    own = make_gym_vec_env(TASKS[task], EVALUATION_EPISODES, seed=EVALUATION_SEEDS + seed * EVALUATION_EPISODES)
+    model: BaseAlgorithm
+    if method == "LVGTS":
+        model = LVGTS("MlpPolicy", env, seed=seed, device="cpu")
+    else:
+        model = RecurrentPPO("MlpLstmPolicy", env, seed=seed, device="cpu", **RECURRENT_PPO)
+    curve = Curve(own, every=200, seconds=seconds)
+    model.learn(episodes * HORIZON, callback=curve)
+    curve.look()
+    return pd.DataFrame(curve.rows).assign(method=method, task=task, seed=seed)
+
+
+def summary(curves: pd.DataFrame) -> pd.DataFrame:
+    """Last returns, and when the mean return first came up to 1.5, of 2."""
+    rows = []
+    for (task, method), runs in curves.groupby(["task", "method"], sort=False):
+        last = runs.groupby("seed").last()
+        # Curves of a method have their points at the same episodes, but for the last.
+        mean = runs.groupby("seed", group_keys=False).apply(lambda run: run.iloc[:-1]).groupby("episodes").mean()
+        there = mean[mean["return"] >= 1.5]
+        rows.append(
+            {
+                "task": task,
+                "method": method,
+                "runs": len(last),
+                "return at the end": last["return"].mean(),
+                "worst run": last["return"].min(),
+                "episodes": int(last["episodes"].mean()),
+                "CPU seconds": last["seconds"].mean(),
+                "episodes to 1.5": str(there.index[0]) if len(there) else "never",
+                "CPU seconds to 1.5": f"{there['seconds'].iloc[0]:.0f}" if len(there) else "never",
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def as_markdown(table: pd.DataFrame) -> str:
+    """A table with numbers to three digits."""
+
+    def cell(value: Any) -> str:
+        return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+    lines = ["| " + " | ".join(table.columns) + " |", "|" + "---|" * len(table.columns)]
+    lines += ["| " + " | ".join(map(cell, row)) + " |" for row in table.itertuples(index=False)]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--out", type=Path, default=Path("runs/benchmarks"))
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--passive-episodes", type=int, default=1000, help="of LVGTS, on dummy-PMT")
+    parser.add_argument("--active-episodes", type=int, default=8000, help="of LVGTS, on both AMT")
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    curves = []
+    for seed in range(options.seeds):
+        for task in TASKS:
+            episodes = options.passive_episodes if "PMT" in task else options.active_episodes
+            ours = train("LVGTS", task, seed, episodes, np.inf)
+            curves += [ours, train("RecurrentPPO", task, seed, 10**9, ours["seconds"].iloc[-1])]
+            everything = pd.concat(curves)
+            everything.to_csv(options.out / "lvgts_recurrent_ppo.csv", index=False, float_format="%.6g")
+            print(as_markdown(summary(everything)), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,74 @@
+"""What a run of LVGTS costs, alone and side by side with other seeds: ratios within one run.
+
+    python examples/benchmarks/lvgts_speed.py --out runs/benchmarks
+
+Every round trains one model by itself, then several together (``learn_together``), on dummy-AMT with default settings,
+for as many episodes each. A ratio is the median over rounds of processor time per run by that of the lone run in
+the same round.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported
+
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+import tca_envs  # noqa: F401 (registers the tasks)
+from tca_sb3.lvgts import LVGTS, learn_together
+from tca_sb3.vec_env import make_gym_vec_env
+
+torch.set_num_threads(1)
+
+HORIZON = 15
+LANES = 16
+
+
+def make(seed: int) -> LVGTS:
+    """A model that trains from its first episodes on, so that a short run costs what a long one does."""
+    env = make_gym_vec_env("tca/DummyAMT-v0", LANES, seed=seed * LANES)
+    return LVGTS("MlpPolicy", env, learning_starts=1, dense_updates=0, seed=seed, device="cpu")
+
+
+def milliseconds(n_runs: int, episodes: int) -> float:
+    """Processor time for one episode of one run, its updates included."""
+    models = [make(seed) for seed in range(n_runs)]
+    start = time.process_time()
+    if n_runs == 1:
+        models[0].learn(episodes * HORIZON)
+    else:
+        learn_together(models, episodes * HORIZON)
+    return 1e3 * (time.process_time() - start) / episodes / n_runs
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--out", type=Path, default=Path("runs/benchmarks"))
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--episodes", type=int, default=160)
+    options = parser.parse_args()
+    sizes = (1, 5, 10)
+    milliseconds(1, 2 * LANES)  # the first steps of a process are slow
+    times = np.array([[milliseconds(n, options.episodes) for n in sizes] for _ in range(options.rounds)])
+    ratios = times / times[:, :1]
+    low, middle, high = np.quantile(ratios, (0.25, 0.5, 0.75), axis=0)
+    lines = ["| runs side by side | CPU ms for an episode of a run | ratio | q25 | q75 |", "|---|---|---|---|---|"]
+    for column, n in enumerate(sizes):
+        cost = np.median(times[:, column])
+        lines.append(f"| {n} | {cost:.3g} | {middle[column]:.3g} | {low[column]:.3g} | {high[column]:.3g} |")
+    text = "\n".join(lines)
+    print(text)
+    options.out.mkdir(parents=True, exist_ok=True)
+    command = f"python examples/benchmarks/lvgts_speed.py --rounds {options.rounds} --episodes {options.episodes}"
+    page = f"### LVGTS on dummy-AMT\n\n{text}\n\n`{command}`, torch on one thread.\n"
+    (options.out / "lvgts_speed.md").write_text(page)
+
+
+if __name__ == "__main__":
+    main()
