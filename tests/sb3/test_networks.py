@@ -1,84 +1,97 @@
-"""Networks beside the policy, and the tabular policy."""
+"""The features extractor for images of one pixel a cell, against the same numbers put together by hand."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import gymnasium as gym
+import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
-from scripted import SPACES, vec_env
-from stable_baselines3.common.preprocessing import preprocess_obs
+from torch.nn import functional as F
 
-from tca_sb3 import A2C
-from tca_sb3.networks import ObservationEncoder, RegularValue
-from tca_sb3.policies import TabularPolicy
+from tca_sb3 import MetaPWR
+from tca_sb3.networks import TileExtractor
 
-POLICIES = {"box": "MlpPolicy", "discrete": "MlpPolicy", "image": "CnnPolicy", "dict": "MultiInputPolicy"}
-
-
-def model_of(kind: str, **policy_kwargs: Any) -> A2C:
-    extractor = {"image": {"features_dim": 5}, "dict": {"cnn_output_dim": 5}}.get(kind)
-    if extractor:
-        policy_kwargs["features_extractor_kwargs"] = extractor
-    return A2C(POLICIES[kind], vec_env([(3,)], kind=kind), policy_kwargs=policy_kwargs, seed=0)
+IMAGE = spaces.Box(0, 255, (3, 5, 7), np.uint8)
+SPACE = spaces.Dict({"image": IMAGE, "code": spaces.Discrete(4), "place": spaces.Box(-1, 1, (2, 2))})
 
 
-def observations_of(kind: str, n: int = 3) -> Any:
-    space = SPACES[kind]
-    space.seed(0)
-    rows = [space.sample() for _ in range(n)]
-    if isinstance(space, spaces.Dict):
-        return {key: torch.as_tensor([row[key].tolist() for row in rows]) for key in rows[0]}
-    return torch.as_tensor([row.tolist() for row in rows])
+def observations(n: int) -> dict[str, torch.Tensor]:
+    """As SB3 hands them over: preprocessed."""
+    generator = torch.Generator().manual_seed(0)
+    return {
+        "image": torch.rand(n, 3, 5, 7, generator=generator),
+        "code": F.one_hot(torch.randint(4, (n,), generator=generator), 4).float(),
+        "place": torch.rand(n, 2, 2, generator=generator),
+    }
 
 
-@pytest.mark.parametrize("kind", POLICIES)
-def test_the_encoder_sees_what_the_policy_sees_with_weights_of_its_own(kind: str) -> None:
-    policy = model_of(kind).policy
-    encoder = ObservationEncoder(policy)
-    observations = observations_of(kind)
-    if kind == "image":
-        observations = observations.to(torch.uint8)
-    elif kind == "dict":
-        observations["image"] = observations["image"].to(torch.uint8)
-    features = encoder(observations)
-    assert features.shape == (3, encoder.features_dim) == (3, policy.features_dim)
-    assert not {id(p) for p in encoder.parameters()} & {id(p) for p in policy.parameters()}
-    encoder.extractor.load_state_dict(policy.features_extractor.state_dict())
-    processed = preprocess_obs(observations, policy.observation_space, normalize_images=True)
-    assert torch.allclose(encoder(observations), policy.features_extractor(processed))
+class Room(gym.Env[dict[str, np.ndarray], int]):
+    """Four steps of noise, five by seven pixels."""
+
+    observation_space = spaces.Dict({"image": spaces.Box(0, 255, (5, 7, 3), np.uint8), "code": spaces.Discrete(4)})
+    action_space = spaces.Discrete(2)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        self.t = 0
+        return self.observation_space.sample(), {}
+
+    def step(self, action: int) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        self.t += 1
+        return self.observation_space.sample(), float(action), self.t == 4, False, {}
 
 
-@pytest.mark.parametrize("net_arch", [[7], [], {"pi": [3], "vf": [6, 5]}, {"pi": [3]}])
-def test_v_phi_has_the_architecture_of_the_critic(net_arch: Any) -> None:
-    policy = model_of("box", net_arch=net_arch, activation_fn=torch.nn.ReLU).policy
-    value = RegularValue(policy)
-    assert value(observations_of("box")).shape == (3, 1)
-    theirs = [p.shape for p in policy.mlp_extractor.value_net.parameters()] + [
-        p.shape for p in policy.value_net.parameters()
-    ]
-    assert [p.shape for p in value.parameters()] == theirs
-    assert not {id(p) for p in value.parameters()} & {id(p) for p in policy.parameters()}
-    if net_arch == [7]:
-        value.hidden.value_net.load_state_dict(policy.mlp_extractor.value_net.state_dict())
-        value.head.load_state_dict(policy.value_net.state_dict())
-        assert torch.allclose(value(observations_of("box")), policy.predict_values(observations_of("box")))
+def test_without_convolutions_it_is_everything_flattened() -> None:
+    extractor = TileExtractor(SPACE, channels=())
+    seen = observations(6)
+    assert extractor.features_dim == 3 * 5 * 7 + 4 + 4
+    # A Dict space keeps its keys sorted.
+    wanted = torch.cat([seen["code"], seen["image"].flatten(1), seen["place"].flatten(1)], dim=1)
+    assert torch.equal(extractor(seen), wanted)
+    alone = TileExtractor(IMAGE, channels=())
+    assert torch.equal(alone(seen["image"]), seen["image"].flatten(1))
+    assert not list(alone.parameters())
 
 
-def test_the_tabular_policy_ties_no_states_together() -> None:
-    model = A2C("TabularPolicy", vec_env([(3,)], kind="discrete"), seed=0, n_steps=3)
-    policy = model.policy
-    assert sum(p.numel() for p in policy.parameters()) == model.observation_space.n * (3 + 1)  # type: ignore[attr-defined]
-    assert not any(p.any() for p in policy.parameters())
-    model.learn(3)
-    visited = {0, 1, 2}  # environment 0, episode 0, steps before the end
-    for table in (policy.action_net.weight, policy.value_net.weight):
-        assert set(table.detach().any(0).nonzero()[:, 0].tolist()) == visited
-    again = TabularPolicy(**policy._get_constructor_parameters())
-    again.load_state_dict(policy.state_dict())
-    for bad in ("box", "dict"):
-        with pytest.raises(TypeError, match=r"^TabularPolicy .*Discrete"):
-            TabularPolicy(SPACES[bad], spaces.Discrete(2), lambda _: 0.1)
-    with pytest.raises(TypeError, match=r"^TabularPolicy got the action space Box.*Discrete\(n\)\.$"):
-        TabularPolicy(SPACES["discrete"], spaces.Box(-1, 1), lambda _: 0.1)
+def test_convolutions_keep_every_cell() -> None:
+    torch.manual_seed(0)
+    extractor = TileExtractor(SPACE, channels=(4, 6), image_dim=9)
+    seen = observations(6)
+    layers: Any = dict(zip(extractor.keys, extractor.branches, strict=True))["image"]
+    first, second, linear = layers[0], layers[2], layers[5]
+    hidden = F.relu(F.conv2d(seen["image"], first.weight, first.bias, padding=1))
+    hidden = F.relu(F.conv2d(hidden, second.weight, second.bias, padding=1))
+    assert hidden.shape == (6, 6, 5, 7)
+    image = F.relu(F.linear(hidden.flatten(1), linear.weight, linear.bias))
+    wanted = torch.cat([seen["code"], image, seen["place"].flatten(1)], dim=1)
+    assert torch.allclose(extractor(seen), wanted)
+    assert extractor.features_dim == wanted.shape[1] == 4 + 9 + 4
+
+
+@pytest.mark.parametrize("wrong", [{"channels": (4, 0)}, {"image_dim": 0}])
+def test_sizes_must_be_positive(wrong: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match="sizes must be at least 1"):
+        TileExtractor(SPACE, **wrong)  # type: ignore[arg-type]
+
+
+def test_a_policy_and_the_weights_train_on_small_images() -> None:
+    """SB3's own network refuses this image."""
+    with pytest.raises(RuntimeError, match="Kernel size can't be greater"):
+        MetaPWR("MultiInputPolicy", Room())
+    model = MetaPWR(
+        "MultiInputPolicy",
+        Room(),
+        policy_kwargs={
+            "features_extractor_class": TileExtractor,
+            "features_extractor_kwargs": {"channels": (4,), "image_dim": 8},
+        },
+        seed=0,
+        device="cpu",
+    )
+    before = [parameter.clone() for parameter in model.estimator.parameters()]
+    model.learn(12)
+    after = list(model.estimator.parameters())
+    assert any(not torch.equal(one, other) for one, other in zip(before, after, strict=True))
