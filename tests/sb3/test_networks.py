@@ -28,7 +28,7 @@ def observations(n: int) -> dict[str, torch.Tensor]:
     }
 
 
-class Room(gym.Env[dict[str, np.ndarray], int]):
+class Room(gym.Env[Any, Any]):
     """Four steps of noise, five by seven pixels."""
 
     observation_space = spaces.Dict({"image": spaces.Box(0, 255, (5, 7, 3), np.uint8), "code": spaces.Discrete(4)})
