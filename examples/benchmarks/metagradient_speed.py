@@ -1,0 +1,191 @@
+"""What the metagradient costs: a Meta-PWR update beside a plain A2C update on the same batch, and how it grows.
+
+    python examples/benchmarks/metagradient_speed.py --out runs/benchmarks
+
+Key-to-Door images of one pixel a cell, convolutional networks (16 and 32 channels, 64 features), every network separate
+as in the paper: policy, v_ψ, v_φ and that of the weights. Updates only: rollouts cost both the same. Every round runs
+all variants one after the other; a ratio is the median over rounds of a variant's processor time by A2C's in the same
+round, with quartiles.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from algorithm_speed import _memory, as_markdown
+
+import tca_envs  # noqa: F401 (registers Key-to-Door)
+from tca_sb3 import A2C, HPWR, MetaPWR, MetaPWTD
+from tca_sb3.algorithms import CreditMixin
+from tca_sb3.networks import TileExtractor
+from tca_sb3.vec_env import make_gym_vec_env
+from tca_sb3.weights.product import _Fusion
+
+torch.set_num_threads(1)
+
+PHASES = (15, 90, 15)
+
+
+def collected(algorithm: type[CreditMixin], horizon: int, batch: int, **kwargs: Any) -> Any:
+    """A model that has made two iterations, so that optimisers and the last inner step exist."""
+    key, apple, door = (round(horizon * part / sum(PHASES)) for part in PHASES)
+    env = make_gym_vec_env(
+        "tca/KeyToDoor-v0",
+        batch,
+        seed=0,
+        tile_size=1,
+        maps=(7, 7),
+        key_steps=key,
+        apple_steps=apple,
+        door_steps=door,
+    )
+    model: Any = algorithm(
+        "MultiInputPolicy",
+        env,
+        n_episodes=1,
+        ent_coef=0.01,
+        normalize_advantage=True,
+        policy_kwargs={
+            "features_extractor_class": TileExtractor,
+            "share_features_extractor": False,
+            "net_arch": [],
+        },
+        seed=0,
+        device="cpu",
+        **kwargs,
+    )
+    model.horizon = horizon
+    model.learn(2 * horizon * batch)
+    return model
+
+
+class Stopwatch:
+    """Adds up the processor time of what an iteration does with its rollout: advantages, outer step, training."""
+
+    def __init__(self, model: Any) -> None:
+        self.model, self.seconds = model, 0.0
+        for owner, name in ((model, "train"), (model, "outer_step")):
+            setattr(owner, name, self._timed(getattr(owner, name)))
+        buffer = model.rollout_buffer
+        buffer.compute_returns_and_advantage = self._timed(buffer.compute_returns_and_advantage)
+
+    def _timed(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            start = time.process_time()
+            try:
+                return function(*args, **kwargs)
+            finally:
+                self.seconds += time.process_time() - start
+
+        return timed
+
+    def update(self) -> float:
+        """Seconds of one update; the rollout before it is not counted."""
+        self.seconds = 0.0
+        self.model.learn(self.model.n_envs * self.model.horizon, reset_num_timesteps=False)
+        return self.seconds
+
+
+def compare(models: dict[str, Any], rounds: int) -> pd.DataFrame:
+    """Time one update of every model in every round; ratios to the first."""
+    watches = {name: Stopwatch(model) for name, model in models.items()}
+    seconds: dict[str, list[float]] = {name: [] for name in models}
+    for _ in range(rounds):
+        for name, watch in watches.items():
+            seconds[name].append(watch.update())
+    base = np.array(next(iter(seconds.values())))
+    rows = []
+    for name, times in seconds.items():
+        low, median, high = np.quantile(np.array(times) / base, (0.25, 0.5, 0.75))
+        row = {"variant": name, "ms": 1e3 * np.median(times), "ratio": median, "q25": low, "q75": high}
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def methods(rounds: int) -> pd.DataFrame:
+    """Every method at the paper's size: T = 120, B = 16, d = 32."""
+    wide = {"weights_kwargs": {"embedding_dim": 32}}
+    variants: dict[str, Callable[[], Any]] = {
+        "A2C": lambda: collected(A2C, 120, 16),
+        "H-PWR": lambda: collected(HPWR, 120, 16),
+        "Meta-PWR": lambda: collected(MetaPWR, 120, 16, estimator_kwargs=wide),
+        "Meta-PWTD": lambda: collected(MetaPWTD, 120, 16, estimator_kwargs=wide),
+    }
+    return compare({name: make() for name, make in variants.items()}, rounds)
+
+
+def growth(rounds: int) -> pd.DataFrame:
+    """Meta-PWR by A2C at other sizes, one changed at a time."""
+    rows = []
+    sizes = [(60, 16, 32), (120, 16, 32), (240, 16, 32), (480, 16, 32), (120, 4, 32), (120, 64, 32), (120, 16, 128)]
+    for horizon, batch, width in sizes:
+        wide = {"weights_kwargs": {"embedding_dim": width}}
+        models = {
+            "A2C": collected(A2C, horizon, batch),
+            "Meta-PWR": collected(MetaPWR, horizon, batch, estimator_kwargs=wide),
+        }
+        found = compare(models, rounds).iloc[1]
+        rows.append({"T": horizon, "B": batch, "d": width, **found[["ms", "ratio", "q25", "q75"]].to_dict()})
+    return pd.DataFrame(rows)
+
+
+def fuse(horizon: int, batch: int, width: int) -> tuple[float, float]:
+    """Seconds and added megabytes of all pairs' weights and their gradient, from embeddings."""
+    credit, arrival = (torch.randn(batch, horizon, width, requires_grad=True) for _ in range(2))
+    coefficients, bias = torch.randn(4, width, requires_grad=True), torch.zeros((), requires_grad=True)
+    rates = torch.tensor([0.0, 1 / 4, 1 / 16, 1 / 64])
+    signal = torch.randn(batch, horizon, horizon)
+    Path("/proc/self/clear_refs").write_text("5")  # start the peak afresh (Linux)
+    before, start = _memory("VmRSS"), time.process_time()
+    _Fusion.apply(credit, arrival, coefficients, bias, rates, None).backward(signal)
+    return time.process_time() - start, _memory("VmHWM") - before
+
+
+def fusion() -> pd.DataFrame:
+    """The fusion alone, each size in a process of its own; the weights themselves are part of what it adds."""
+    rows = []
+    for horizon in (60, 120, 240, 500, 1000):
+        command = [sys.executable, __file__, "--fuse", str(horizon), "16", "32"]
+        seconds, added = map(float, subprocess.run(command, check=True, capture_output=True, text=True).stdout.split())
+        weights = 16 * horizon**2 * 4 / 2**20
+        rows.append({"T": horizon, "ms": 1e3 * seconds, "weights (MB)": weights, "added in all (MB)": added})
+    return pd.DataFrame(rows)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--out", type=Path, default=Path("runs/benchmarks"))
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--fuse", type=int, nargs=3, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.fuse:
+        print(*fuse(*options.fuse))
+        return
+    options.out.mkdir(parents=True, exist_ok=True)
+    parts = [
+        ("One update (T = 120, B = 16, d = 32, conv16-conv32-fc64)", methods(options.rounds)),
+        ("Growth of a Meta-PWR update; ratios to A2C of that size", growth(max(3, options.rounds // 3))),
+        ("Fusion of embeddings and its gradient (B = 16, d = 32)", fusion()),
+    ]
+    text = "\n\n".join(f"### {title}\n\n{as_markdown(table)}" for title, table in parts)
+    print(text)
+    (options.out / "metagradient_speed.md").write_text(text + "\n")
+    tables = pd.concat([table.assign(part=title) for title, table in parts])
+    tables.to_csv(options.out / "metagradient_speed.csv", index=False)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,132 @@
+"""Search for the hyperparameters of one method on Key-to-Door's middle setting, with Optuna.
+
+    pip install "tca[search]"
+    python examples/paper/search_key_to_door.py --method Meta-PWR --trials 30
+
+Every trial trains the method on tuning seeds (1000, 1001, …), which no figure reports, and is scored by the episode
+return averaged over all of training. Unpromising trials are stopped after their first seed. The study lives in a file:
+the same command goes on where an interrupted one stopped. Beside it, `trials.csv` lists every trial so far.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import fig4_5_key_to_door as figure
+import torch
+from harness import at_least_one
+
+try:
+    import optuna
+except ImportError as error:
+    raise SystemExit('The search needs Optuna: pip install "tca[search]".') from error
+
+FIRST_SEED = 1000
+
+
+def policy_space(trial: optuna.Trial) -> dict[str, Any]:
+    """What every method may choose."""
+    return {
+        "learning_rate": trial.suggest_float("learning_rate", 1e-3, 1e-2, log=True),
+        "ent_coef": trial.suggest_float("ent_coef", 1e-3, 3e-2, log=True),
+    }
+
+
+def a2c_space(trial: optuna.Trial) -> dict[str, Any]:
+    """The fixed λ and γ of A2C, and of A2C on redistributed rewards."""
+    return {
+        "gamma": trial.suggest_categorical("gamma", [0.92, 0.95, 0.99, 1.0]),
+        "gae_lambda": trial.suggest_categorical("gae_lambda", [0.9, 0.95, 0.98, 1.0]),
+    }
+
+
+def meta_space(trial: optuna.Trial) -> dict[str, Any]:
+    """The outer loop's settings."""
+    return {
+        "meta_kwargs": {
+            "learning_rate": trial.suggest_float("meta_learning_rate", 2e-4, 1e-2, log=True),
+            "value_learning_rate": 3e-3,
+            "gae_lambda": trial.suggest_categorical("outer_lambda", [0.95, 0.98, 0.99, 1.0]),
+            "outer_momentum": trial.suggest_categorical("outer_momentum", [0.0, 0.9]),
+        }
+    }
+
+
+SPACES: dict[str, Callable[[optuna.Trial], dict[str, Any]]] = {
+    "A2C": a2c_space,
+    "A2C-RR": a2c_space,
+    "H-PWR": lambda trial: {},
+    **{method: meta_space for method in ("Meta-PWR", "Meta-PWTD", "Meta-λ(s)", "RGM")},
+}
+
+
+def objective(method: str, settings: figure.Settings) -> Callable[[optuna.Trial], float]:
+    """The score of a trial: episode return averaged over training and seeds."""
+
+    def score(trial: optuna.Trial) -> float:
+        changes = {**policy_space(trial), **SPACES[method](trial)}
+        total = 0.0
+        for index in range(settings.seeds):
+            outcome = figure.train(
+                method,
+                FIRST_SEED + index,
+                settings.updates,
+                settings.n_envs,
+                figure.MIDDLE,
+                dict(settings.env),
+                settings.points,
+                changes,
+            )
+            metrics = outcome.runs[0].metrics
+            total += metrics["return_overall"]
+            for name in ("return", "door_reward"):
+                trial.set_user_attr(f"{name}, seed {FIRST_SEED + index}", metrics[name])
+            trial.report(total / (index + 1), index)
+            if trial.should_prune():
+                raise optuna.TrialPruned
+        return total / settings.seeds
+
+    return score
+
+
+def search(method: str, settings: figure.Settings, trials: int, folder: Path) -> optuna.Study:
+    """Run so many trials more, and write the table of all.
+
+    :param method: a key of ``SPACES``.
+    :param settings: ``seeds``, ``updates``, ``n_envs``, ``env`` and ``points`` count.
+    :param folder: where the study lives.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    study = optuna.create_study(
+        study_name=method,
+        storage=f"sqlite:///{folder / 'study.db'}",
+        sampler=optuna.samplers.TPESampler(seed=0),
+        pruner=optuna.pruners.MedianPruner(n_startup_trials=5),
+        direction="maximize",
+        load_if_exists=True,
+    )
+    study.optimize(objective(method, settings), n_trials=trials)
+    study.trials_dataframe().to_csv(folder / "trials.csv", index=False)
+    return study
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
+    parser.add_argument("--method", choices=SPACES, required=True)
+    parser.add_argument("--scale", choices=figure.FIGURE.scales, default="cpu", help="length of a run (default: cpu)")
+    parser.add_argument("--trials", type=at_least_one, default=30)
+    parser.add_argument("--seeds", type=at_least_one, default=2, help="tuning seeds of a trial (default: 2)")
+    parser.add_argument("--out", type=Path, default=Path("runs/search"))
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    scale = figure.FIGURE.scales[options.scale]
+    settings = figure.Settings(seeds=options.seeds, updates=scale.updates, n_envs=scale.n_envs, env=scale.env)
+    study = search(options.method, settings, options.trials, options.out / options.method)
+    print(f"Best of {len(study.trials)} trials: return {study.best_value:.2f} over training, with {study.best_params}")
+
+
+if __name__ == "__main__":
+    main()
