@@ -238,7 +238,7 @@ FIGURE = Figure(
         "quick": Settings(
             seeds=2, episodes=episodes(48, 48, 48), learning_starts=32, evaluate_every=16, evaluation_episodes=16
         ),
-        "cpu": Settings(seeds=20, episodes=episodes(1500, 5000, 5000)),
+        "cpu": Settings(seeds=5, episodes=episodes(1500, 5000, 5000)),
         "paper": Settings(seeds=20, episodes=episodes(4000, 16_000, 16_000)),
     },
     stages=[training],
