@@ -105,7 +105,7 @@ class LVGTS(BaseAlgorithm):
     :param saturation_coef: weight of a penalty, ours, on actions at the edge of their range, where the gradient of the
         actor's tanh vanishes: without it an actor that once ran there may stay.
     :param value_function: learn ``v(h_t)``, the sum of the rewards from ``t`` on, and let its derivative stand for what
-        a cut takes away. Ours, after the paper's outlook (§6); it did not help, see this folder's README.
+        a cut takes away. Ours, after the paper's outlook (§6). That it helps has not been shown.
     :param max_grad_norm: largest norm of a gradient, of the models, of the value function and of the actor.
     :param max_episode_steps: longest episode to expect; a longer one is an error.
     :param policy_kwargs: arguments of the policy: ``latent_dim``, ``net_arch``, ``encoder_class``,
