@@ -128,16 +128,21 @@ class _Fusion(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         credit, arrival, coefficients, rates, lengths, weights = ctx.saved_tensors
-        slopes = torch.addcmul(weights, weights, weights, value=-1).mul_(gradient)
-        into_bias = slopes.sum()
-        if lengths is not None:
-            slopes -= into_bias / _n_pairs(lengths)
-            _keep_pairs(slopes, lengths)
-            into_bias = torch.zeros_like(into_bias)
+
+        def slope_of(rows: slice, columns: slice) -> Tensor:
+            """What reaches the logits of a block; 0 where there is no pair ``t < k``, for there the weight is 0."""
+            weight = weights[:, rows, columns]
+            return torch.addcmul(weight, weight, weight, value=-1).mul_(gradient[:, rows, columns])
+
+        blocks = list(_blocks(credit.shape[1], rates))
+        # A block is made twice rather than all of them kept: they would be as large as the weights.
+        into_bias = torch.stack([slope_of(rows, columns).sum() for rows, columns, _, _ in blocks]).sum()
         into_credit, into_arrival = torch.zeros_like(credit), torch.empty_like(arrival)
         into_coefficients = torch.zeros_like(coefficients)
-        for rows, columns, decay_rows, decay_columns in _blocks(credit.shape[1], rates):
-            slope = slopes[:, rows, columns]
+        for rows, columns, decay_rows, decay_columns in blocks:
+            slope = slope_of(rows, columns)
+            if lengths is not None:  # the mean logit takes back what all pairs have in common
+                _keep_pairs(slope.sub_(into_bias / _n_pairs(lengths)), lengths, columns.start)
             left = credit[:, rows].unsqueeze(2) * (decay_rows.unsqueeze(2) * coefficients)
             right = arrival[:, columns].unsqueeze(2) * decay_columns.unsqueeze(2)
             # What reaches credit[t, d] · coefficients[m, d], then what reaches arrival.
@@ -146,13 +151,15 @@ class _Fusion(torch.autograd.Function):
             into_coefficients += (mixed * credit[:, rows].unsqueeze(2)).sum((0, 1))
             reached = torch.bmm(slope.transpose(1, 2), left.flatten(2)).view(right.shape)
             into_arrival[:, columns] = (reached * decay_columns.unsqueeze(2)).sum(2)
+        if lengths is not None:
+            into_bias = torch.zeros_like(into_bias)
         return into_credit, into_arrival, into_coefficients, into_bias, None, None
 
 
-def _keep_pairs(matrices: Tensor, lengths: Tensor) -> Tensor:
-    """Zero, in place, what is no pair ``t < k`` of an episode of that length; ``(B, T, T)``."""
-    times = torch.arange(matrices.shape[1], device=lengths.device)
-    return matrices.triu_().mul_((times < lengths.unsqueeze(1)).unsqueeze(1))
+def _keep_pairs(matrices: Tensor, lengths: Tensor, first: int = 0) -> Tensor:
+    """Zero, in place, what is no pair ``t < k`` of an episode of that length; columns from ``first``, ``(B, ·, ·)``."""
+    times = torch.arange(first, first + matrices.shape[2], device=lengths.device)
+    return matrices.triu_(-first).mul_((times < lengths.unsqueeze(1)).unsqueeze(1))
 
 
 def _n_pairs(lengths: Tensor) -> Tensor:
