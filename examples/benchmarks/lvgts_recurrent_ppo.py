@@ -44,7 +44,7 @@ HORIZON = 15
 LANES = 16
 EVALUATION_EPISODES = 256
 EVALUATION_SEEDS = 2_000_000
-# What was tried for RecurrentPPO is in results/lvgts_recurrent_ppo.md.
+# Ours, and not tuned: whole episodes, no discount, and a step size above the default for so small a task.
 RECURRENT_PPO: dict[str, Any] = {
     "n_steps": 4 * HORIZON,
     "batch_size": LANES * HORIZON,
@@ -123,7 +123,8 @@ def summary(curves: pd.DataFrame) -> pd.DataFrame:
     for (task, method), runs in curves.groupby(["task", "method"], sort=False):
         last = runs.groupby("seed").last()
         # Curves of a method have their points at the same episodes, but for the last.
-        mean = runs.groupby("seed", group_keys=False).apply(lambda run: run.iloc[:-1]).groupby("episodes").mean()
+        inner = runs[runs["seed"] == runs["seed"].shift(-1)]
+        mean = inner.groupby("episodes")[["seconds", "return"]].mean()
         there = mean[mean["return"] >= 1.5]
         rows.append(
             {
