@@ -337,13 +337,8 @@ FIGURE = Figure(
         ),
         "cpu": Settings(
             seeds=3,
-            tuning_seeds=2,
-            problems=(
-                ("catch/0", 1500),
-                ("catch_noise/8", 1500),
-                ("umbrella_length/4", 4000),
-                ("discounting_chain/4", 1000),
-            ),
+            tuning_seeds=1,
+            problems=(("catch_noise/8", 1000), ("umbrella_length/4", 3000)),
             tuning_problems=(("catch_noise/4", 1000), ("umbrella_length/3", 2000)),
             n_envs=8,
         ),
