@@ -235,7 +235,7 @@ def plot(settings: Settings, results: Results, summary: pd.DataFrame, folder: Pa
     problems = [bsuite_id for bsuite_id, _ in settings.problems]
     columns = min(4, len(problems))
     rows = -(-len(problems) // columns)
-    with drawing(folder / "table1_regret.png", 2.3 * columns, 2.0 * rows + 0.5) as figure:
+    with drawing(folder / "table1_regret.png", 2.3 * columns, 2.0 * rows + 0.7) as figure:
         grid = figure.subplots(rows, columns, squeeze=False)
         for axes in grid.flat[len(problems) :]:
             axes.axis("off")
@@ -244,7 +244,9 @@ def plot(settings: Settings, results: Results, summary: pd.DataFrame, folder: Pa
         for axes in grid[:, 0]:
             axes.set_ylabel("regret / random policy's")
         handles, labels = grid[0, 0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside upper center", ncols=7, handlelength=1.2, columnspacing=1.0)
+        figure.legend(
+            handles, labels, loc="outside upper center", ncols=2 * columns, handlelength=1.2, columnspacing=1.0
+        )
 
 
 def plot_problem(axes: Axes, results: Results, bsuite_id: str, n_episodes: int) -> None:
