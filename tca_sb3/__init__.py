@@ -19,6 +19,7 @@ from tca_sb3.estimators import ReturnGeneratingModel as ReturnGeneratingModel
 from tca_sb3.estimators import RewardRedistribution as RewardRedistribution
 from tca_sb3.estimators import StateLambda as StateLambda
 from tca_sb3.estimators import TDLambda as TDLambda
+from tca_sb3.explorer import write_credit_explorer as write_credit_explorer
 from tca_sb3.lvgts import LMSVG as LMSVG
 from tca_sb3.lvgts import LVGTS as LVGTS
 from tca_sb3.vec_env import GymVecEnv as GymVecEnv

@@ -214,7 +214,12 @@ class ToyProcess:
         self.mark = f"TCA_TEST_MARK_{os.getpid()}_{time.time_ns()}"
         self.environment = {**os.environ, "TCA_TEST_MARK": self.mark, "OMP_NUM_THREADS": "1"}
         pipes: dict[str, Any] = {"stderr": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-        self.process = subprocess.Popen(self.command, **pipes, env=self.environment, start_new_session=True)
+        # Tests that a shell runs in the background inherit an ignored Ctrl-C, and hand it on.
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)
+        try:
+            self.process = subprocess.Popen(self.command, **pipes, env=self.environment, start_new_session=True)
+        finally:
+            signal.signal(signal.SIGINT, before)
 
     def wait_for(self, pattern: str, count: int) -> list[Path]:
         """Wait until so many files have a name like this."""
