@@ -22,15 +22,15 @@ class Product(PairwiseWeights):
     The paper embeds the two observations and the time difference, multiplies the three vectors element by element
     and maps the product to one number under a sigmoid. Here:
 
-    * embeddings start around 1, where a product is a sum. On Key-to-Door this decided whether anything was learned;
+    * embeddings start around 1, where a product is a sum: from small random ones, weights on Key-to-Door hardly came to
+      depend on the lag;
     * both embeddings are linear heads on **one** trunk (the policy's features extractor and one hidden layer), and
       each observation passes through it once, never once a pair;
     * the read-out vector is absorbed into the lag embedding, which changes nothing that can be expressed;
     * the lag embedding is a mixture of discounts, ``c_d(l) = c_{d,0} + Σ_m c_{d,m} exp(−l / τ_m)``. What is far away
-      is judged by the observations alone, what is near also by how near; a weight that decays like ``γ^l`` is there
-      to be learned, and a far one is not lost in learning it. Exponentials separate into functions of ``t`` and of
-      ``k``, so all pairs are matrix products: the cost is ``O(T² d)`` multiplications, and besides the weights
-      themselves the memory is ``O(T d)`` a column.
+      is judged by the observations alone, what is near also by how near, and weights that decay like ``γ^l`` can be
+      expressed. Exponentials separate into functions of ``t`` and of ``k``, so all pairs are matrix products: the cost
+      is ``O(T² d)`` multiplications, and besides the weights themselves the memory is ``O(T d)`` a column.
 
     The widths and the lag scales are ours; the paper gives none.
 
