@@ -222,6 +222,8 @@ class MetaLearner:
             vf_coef,
         )
         eta = self.optimizer.param_groups[0]["params"]
+        if not loss.requires_grad:  # η had no say in these episodes: λ(s), where all have one step
+            return [None] * len(eta)
         return torch.autograd.grad(loss, eta, allow_unused=True)
 
     def apply(self, gradient: Sequence[Tensor | None]) -> float:

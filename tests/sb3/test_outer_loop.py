@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
@@ -757,3 +758,27 @@ def test_a_callback_with_other_settings_than_the_models_is_refused() -> None:
 def test_other_callbacks_still_nest() -> None:
     watch = Watch()
     make().learn(30, callback=EveryNTimesteps(10, watch))
+
+
+class OneStep(gym.Env[Any, Any]):
+    """Every episode ends with its first step."""
+
+    observation_space = gym.spaces.Box(-1, 1, (2,))
+    action_space = gym.spaces.Discrete(2)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        return np.zeros(2, np.float32), {}
+
+    def step(self, action: int) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        return np.ones(2, np.float32), float(action), True, False, {}
+
+
+@pytest.mark.parametrize("cls", [MetaPWR, MetaPWTD, MetaLambda, RGM])
+def test_episodes_of_one_step_are_no_trouble(cls: Any) -> None:
+    """There λ(s) has no say in anything, and stays what it is."""
+    model = cls("MlpPolicy", OneStep(), seed=0, device="cpu")
+    before = [parameter.clone() for parameter in model.estimator.meta_parameters()]
+    model.learn(4)
+    same = all(map(torch.equal, before, model.estimator.meta_parameters()))
+    assert same == (cls is MetaLambda)
