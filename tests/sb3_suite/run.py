@@ -85,6 +85,8 @@ KNOWN_FAILURES: dict[str, dict[str, str]] = {
     "tca_sb3.MetaPWTD": {**_WHOLE_EPISODES, **_META},
     "tca_sb3.MetaLambda": {
         **{test: reason for test, reason in _WHOLE_EPISODES.items() if "test_identity" not in test},
+        # It learns the other identities in time.
+        "test_identity.py::test_discrete[env2-*]": FEW_UPDATES,
         **{test: reason for test, reason in _META.items() if "test_gae" not in test},
         # Every lambda starts at 0.9: with one episode, gamma = 1 and gae_lambda = 0.9 that passes for GAE.
         "test_gae.py::test_gae_computation[1-1.0-1.0-*]": LEARNED_WEIGHTS,
