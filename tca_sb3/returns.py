@@ -8,6 +8,8 @@ termination and the bootstrap value otherwise. In the padding after a column's e
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -37,6 +39,14 @@ def episode_returns(rewards: Tensor, gamma: float) -> Tensor:
     return (gamma**exponents).to(rewards.dtype) @ rewards
 
 
+def _backward_sum(signal: Tensor, rates: Sequence[float | Tensor]) -> Tensor:
+    """``y_t = x_{t+1} + rate_{t+1} y_{t+1}`` from the end backwards; ``rates[0]`` is not used. Shape ``(T, B)``."""
+    rows = list(signal.unbind(0))
+    for t in reversed(range(len(rows) - 1)):
+        rows[t] = rows[t] + rates[t + 1] * rows[t + 1]
+    return torch.stack(rows)
+
+
 def discounted_returns(rewards: Tensor, gamma: float) -> Tensor:
     """``G_t = Σ_{k=t+1..T} γ^{k-t-1} R_k``, the return above Eq. 1.
 
@@ -46,10 +56,7 @@ def discounted_returns(rewards: Tensor, gamma: float) -> Tensor:
     :return: shape ``(T, B)``.
     """
     require_shape("discounted_returns", "rewards", rewards, rewards, "(T, B)")
-    rows = list(rewards.unbind(0))
-    for t in reversed(range(len(rows) - 1)):
-        rows[t] = rows[t] + gamma * rows[t + 1]
-    return torch.stack(rows)
+    return _backward_sum(rewards, [gamma] * len(rewards))
 
 
 def td_errors(rewards: Tensor, values: Tensor, gamma: float) -> Tensor:
@@ -84,11 +91,7 @@ def lambda_advantages(td_errors: Tensor, gamma: float, gae_lambda: float) -> Ten
     :return: shape ``(T, B)``.
     """
     require_shape("lambda_advantages", "td_errors", td_errors, td_errors, "(T, B)")
-    rate = gamma * gae_lambda
-    rows = list(td_errors.unbind(0))
-    for t in reversed(range(len(rows) - 1)):
-        rows[t] = rows[t] + rate * rows[t + 1]
-    return torch.stack(rows)
+    return _backward_sum(td_errors, [gamma * gae_lambda] * len(td_errors))
 
 
 def state_lambda_advantages(td_errors: Tensor, lambdas: Tensor, gamma: float) -> Tensor:
@@ -104,11 +107,7 @@ def state_lambda_advantages(td_errors: Tensor, lambdas: Tensor, gamma: float) ->
     :return: shape ``(T, B)``.
     """
     require_shape("state_lambda_advantages", "lambdas", lambdas, td_errors, "(T, B)")
-    rates = (gamma * lambdas).unbind(0)
-    rows = list(td_errors.unbind(0))
-    for t in reversed(range(len(rows) - 1)):
-        rows[t] = rows[t] + rates[t + 1] * rows[t + 1]
-    return torch.stack(rows)
+    return _backward_sum(td_errors, (gamma * lambdas).unbind(0))
 
 
 def state_lambda_weights(lambdas: Tensor, gamma: float) -> Tensor:

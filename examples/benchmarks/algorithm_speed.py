@@ -17,7 +17,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -93,13 +93,21 @@ def compare(variants: Variants, timesteps: int, rounds: int) -> pd.DataFrame:
             start = time.process_time()
             model.learn(timesteps, reset_num_timesteps=False)
             seconds[name].append(time.process_time() - start)
+    return ratios(seconds, "µs/step", 1e6 / timesteps)
+
+
+def ratios(seconds: Mapping[Any, Sequence[float]], unit: str, scale: float, key: str = "variant") -> pd.DataFrame:
+    """A row for each variant: its median time, and quartiles over rounds of its ratio to the first variant's.
+
+    :param seconds: of each variant, one entry for each round.
+    :param unit: the name of the time's column, which holds ``scale`` times the seconds.
+    :param key: the name of the variants' column.
+    """
     base = np.array(next(iter(seconds.values())))
     rows = []
     for name, times in seconds.items():
         low, median, high = np.quantile(np.array(times) / base, (0.25, 0.5, 0.75))
-        rows.append(
-            {"variant": name, "µs/step": 1e6 * np.median(times) / timesteps, "ratio": median, "q25": low, "q75": high}
-        )
+        rows.append({key: name, unit: scale * np.median(times), "ratio": median, "q25": low, "q75": high})
     return pd.DataFrame(rows)
 
 
@@ -108,12 +116,12 @@ def pairwise_memory(horizon: int, batch: int = 16) -> float:
     weights = torch.rand(batch, horizon, horizon, requires_grad=True)
     signal = torch.randn(horizon, batch)
     Path("/proc/self/clear_refs").write_text("5")  # start the peak afresh (Linux)
-    before = _memory("VmRSS")
+    before = memory("VmRSS")
     pairwise_sum(weights, signal).sum().backward()
-    return _memory("VmHWM") - before
+    return memory("VmHWM") - before
 
 
-def _memory(field: str) -> float:
+def memory(field: str) -> float:
     """A field of this process's memory record, in megabytes."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(field)) / 1024

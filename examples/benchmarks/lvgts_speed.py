@@ -17,8 +17,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported
 import time
 from pathlib import Path
 
-import numpy as np
 import torch
+from algorithm_speed import as_markdown, ratios
 
 import tca_envs  # noqa: F401 (registers the tasks)
 from tca_sb3.lvgts import LVGTS, learn_together
@@ -55,14 +55,11 @@ def main() -> None:
     options = parser.parse_args()
     sizes = (1, 5, 10)
     milliseconds(1, 2 * LANES)  # the first steps of a process are slow
-    times = np.array([[milliseconds(n, options.episodes) for n in sizes] for _ in range(options.rounds)])
-    ratios = times / times[:, :1]
-    low, middle, high = np.quantile(ratios, (0.25, 0.5, 0.75), axis=0)
-    lines = ["| runs side by side | CPU ms for an episode of a run | ratio | q25 | q75 |", "|---|---|---|---|---|"]
-    for column, n in enumerate(sizes):
-        cost = np.median(times[:, column])
-        lines.append(f"| {n} | {cost:.3g} | {middle[column]:.3g} | {low[column]:.3g} | {high[column]:.3g} |")
-    text = "\n".join(lines)
+    times: dict[int, list[float]] = {n: [] for n in sizes}
+    for _ in range(options.rounds):
+        for n in sizes:
+            times[n].append(milliseconds(n, options.episodes))
+    text = as_markdown(ratios(times, "CPU ms for an episode of a run", 1.0, key="runs side by side"))
     print(text)
     options.out.mkdir(parents=True, exist_ok=True)
     command = f"python examples/benchmarks/lvgts_speed.py --rounds {options.rounds} --episodes {options.episodes}"

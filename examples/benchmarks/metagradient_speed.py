@@ -22,10 +22,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
-from algorithm_speed import _memory, as_markdown
+from algorithm_speed import as_markdown, memory, ratios
 
 import tca_envs  # noqa: F401 (registers Key-to-Door)
 from tca_sb3 import A2C, HPWR, MetaPWR, MetaPWTD
@@ -106,13 +105,7 @@ def compare(models: dict[str, Any], rounds: int) -> pd.DataFrame:
     for _ in range(rounds):
         for name, watch in watches.items():
             seconds[name].append(watch.update())
-    base = np.array(next(iter(seconds.values())))
-    rows = []
-    for name, times in seconds.items():
-        low, median, high = np.quantile(np.array(times) / base, (0.25, 0.5, 0.75))
-        row = {"variant": name, "ms": 1e3 * np.median(times), "ratio": median, "q25": low, "q75": high}
-        rows.append(row)
-    return pd.DataFrame(rows)
+    return ratios(seconds, "ms", 1e3)
 
 
 def methods(rounds: int) -> pd.DataFrame:
@@ -154,9 +147,9 @@ def fuse(horizon: int, batch: int, width: int) -> tuple[float, float]:
     _Fusion.apply(*embeddings(64), rates, None).sum().backward()
     leaves, signal = embeddings(horizon), torch.randn(batch, horizon, horizon)
     Path("/proc/self/clear_refs").write_text("5")  # start the peak afresh (Linux)
-    before = _memory("VmRSS")
+    before = memory("VmRSS")
     _Fusion.apply(*leaves, rates, None).backward(signal)
-    added = _memory("VmHWM") - before
+    added = memory("VmHWM") - before
     start = time.process_time()
     _Fusion.apply(*leaves, rates, None).backward(signal)
     return time.process_time() - start, added

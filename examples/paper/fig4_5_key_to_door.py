@@ -306,7 +306,7 @@ def others(settings: Settings, results: Results) -> list[Task]:
 
 def plot(settings: Settings, results: Results, summary: pd.DataFrame, folder: Path) -> None:
     """Figure 5, a column for each setting; Figure 4 of Meta-PWR's run in the middle setting with the median door
-    reward."""
+    reward; and how far Meta-PWR is from the others there, paired by seed."""
     columns: list[tuple[Setting, Sequence[str], int]] = [(MIDDLE, settings.methods, settings.seeds)]
     if settings.other_seeds:
         columns += [(apples, settings.other_methods, settings.other_seeds) for apples in settings.other_settings]
@@ -326,6 +326,13 @@ def plot(settings: Settings, results: Results, summary: pd.DataFrame, folder: Pa
         figure.legend(handles=handles, loc="outside upper center", ncols=4)
     if "Meta-PWR" in settings.methods:
         plot_weights(settings, results, folder / "figure4_weights.png")
+        rows = [
+            {"of": "Meta-PWR", "minus": other, "metric": metric, **interval_between(results, "Meta-PWR", other, metric)}
+            for other in settings.methods
+            if other != "Meta-PWR"
+            for metric in ("door_reward", "return", "door_reward_overall", "return_overall")
+        ]
+        pd.DataFrame(rows).to_csv(folder / "differences.csv", index=False, float_format="%.6g")
 
 
 def plot_curve(results: Results, method: str, apples: Setting, seeds: int, name: str, axes: Axes) -> None:

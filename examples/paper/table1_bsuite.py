@@ -27,6 +27,7 @@ from plotting import COLOURS as SHARED_COLOURS
 from plotting import drawing
 from stable_baselines3.common.callbacks import BaseCallback
 
+from tca_envs.envs.bsuite import DOMAINS
 from tca_sb3 import A2C, HPWR, MetaPWR, MetaPWTD, make_gym_vec_env
 from tca_sb3.algorithms import A2CRR, RGM, MetaLambda
 
@@ -47,15 +48,6 @@ class Method:
     paper: Mapping[str, int]
 
 
-DOMAINS = (
-    "catch",
-    "catch_noise",
-    "catch_scale",
-    "umbrella_length",
-    "umbrella_distract",
-    "cartpole",
-    "discounting_chain",
-)
 # Regret of an episode under uniformly random actions: bsuite's own counts, as the environment's documentation has them.
 # cartpole's is the base regret, which no agent can reach.
 RANDOM_REGRET = dict(zip(DOMAINS, (1.6, 1.6, 1.6, 1.0, 1.0, 1000.0, 0.08), strict=True))

@@ -8,7 +8,7 @@ from gymnasium import spaces
 from torch import Tensor, nn
 
 from tca_sb3.episodes import Episodes, Observations, map_observations
-from tca_sb3.weights.base import MakeEncoder
+from tca_sb3.weights.base import MakeEncoder, new_encoder
 
 
 class StateEncoder(nn.Module):
@@ -30,13 +30,7 @@ class StateEncoder(nn.Module):
 
     def __init__(self, who: str, make_encoder: MakeEncoder | None) -> None:
         super().__init__()
-        if make_encoder is None:
-            raise ValueError(
-                f"{who} needs make_encoder, a function that builds an observation encoder with a features_dim; "
-                "the algorithms of tca_sb3 pass the policy's own."
-            )
-        self.encoder = make_encoder()
-        self.features_dim = int(self.encoder.features_dim)  # type: ignore[arg-type]
+        self.encoder, self.features_dim = new_encoder(who, make_encoder)
         self.register_buffer("mean", torch.zeros(self.features_dim))
         self.register_buffer("scale", torch.ones(self.features_dim))
         self.register_buffer("calibrated", torch.tensor(False))

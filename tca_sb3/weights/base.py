@@ -14,6 +14,21 @@ MakeEncoder = Callable[[], nn.Module]
 """Builds a network from raw observations ``(n, *observation shape)`` to features ``(n, features_dim)``."""
 
 
+def new_encoder(who: str, make_encoder: MakeEncoder | None) -> tuple[nn.Module, int]:
+    """A fresh observation encoder and its number of features.
+
+    :param who: the name of what needs it, for the message.
+    :raises ValueError: if there is nothing to make it with.
+    """
+    if make_encoder is None:
+        raise ValueError(
+            f"{who} needs make_encoder, a function that builds an observation encoder with a features_dim; "
+            "the algorithms of tca_sb3 pass the policy's own."
+        )
+    encoder = make_encoder()
+    return encoder, int(encoder.features_dim)  # type: ignore[arg-type]
+
+
 class PairwiseWeights(nn.Module, ABC):
     """``f_η(S_t, S_k, k − t) ∈ [0, 1]``, the weight of Eqs. 9 and 10. Its parameters are ``η``.
 

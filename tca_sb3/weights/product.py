@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from tca_sb3.episodes import Episodes, map_observations
-from tca_sb3.weights.base import MakeEncoder, PairwiseWeights
+from tca_sb3.weights.base import MakeEncoder, PairwiseWeights, new_encoder
 
 _BLOCK = 32  # columns handled together; exp(_BLOCK / shortest lag scale) must stay far from overflow
 
@@ -55,19 +55,13 @@ class Product(PairwiseWeights):
         center: bool = False,
     ) -> None:
         super().__init__(observation_space)
-        if make_encoder is None:
-            raise ValueError(
-                "Product needs make_encoder, a function that builds an observation encoder with a features_dim; "
-                "the algorithms of tca_sb3 pass the policy's own."
-            )
         if min(embedding_dim, hidden_dim) < 1 or min(lag_scales, default=1.0) < 1.0:
             raise ValueError(
                 f"Product got embedding_dim={embedding_dim}, hidden_dim={hidden_dim}, lag_scales={tuple(lag_scales)}; "
                 "sizes and scales (in steps) must be at least 1."
             )
         self.center = center
-        self.encoder = make_encoder()
-        features_dim = int(self.encoder.features_dim)  # type: ignore[arg-type]
+        self.encoder, features_dim = new_encoder(type(self).__name__, make_encoder)
         self.trunk = nn.Sequential(nn.Linear(features_dim, hidden_dim), nn.Tanh())
         self.action_head = nn.Linear(hidden_dim, embedding_dim)
         self.reward_head = nn.Linear(hidden_dim, embedding_dim)

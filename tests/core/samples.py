@@ -20,6 +20,11 @@ def generator(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
+def pairs(lengths: list[int]) -> list[tuple[int, int, int]]:
+    """``(b, t, k − 1)`` of every pair of real times."""
+    return [(b, t, k) for b, length in enumerate(lengths) for t in range(length) for k in range(t, length)]
+
+
 def random_observations(kind: str, horizon: int, batch: int, draw: torch.Generator, dtype: torch.dtype) -> Observations:
     """``(T + 1, B, ...)`` from the space of that name in ``SPACES``."""
     if kind == "discrete":

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from samples import SPACES, FloatEncoder, random_episodes
+from samples import SPACES, FloatEncoder, pairs, random_episodes
 from torch import Tensor, nn
 
 from tca_sb3.episodes import map_observations
@@ -14,11 +14,6 @@ from tca_sb3.weights import Product
 from tca_sb3.weights import product as module
 
 LENGTHS = [4, 7, 1, 5]
-
-
-def pairs(lengths: list[int]) -> list[tuple[int, int, int]]:
-    """``(b, t, k − 1)`` of every pair of real times."""
-    return [(b, t, k) for b, length in enumerate(lengths) for t in range(length) for k in range(t, length)]
 
 
 def randomised(function: Product) -> Product:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
-from samples import N_STATES, SPACES, FloatEncoder, columns, random_episodes
+from samples import N_STATES, SPACES, FloatEncoder, columns, pairs, random_episodes
 from torch import Tensor
 
 import tca_sb3.weights
@@ -81,11 +81,6 @@ def test_the_folder_is_not_empty_and_every_class_is_public() -> None:
     assert {Exponential, Fixed, Product, Tabular} <= set(classes)
     for cls in classes:
         assert getattr(tca_sb3.weights, cls.__name__) is cls
-
-
-def pairs(lengths: list[int]) -> list[tuple[int, int, int]]:
-    """``(b, t, k − 1)`` of every pair of real times."""
-    return [(b, t, k) for b, length in enumerate(lengths) for t in range(length) for k in range(t, length)]
 
 
 def at(weights: Tensor, lengths: list[int]) -> Tensor:
