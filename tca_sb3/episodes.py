@@ -138,6 +138,14 @@ class Episodes:
         """The real steps of a ``(T, B, ...)`` tensor as ``(n_steps, ...)``, time-major."""
         return per_step.flatten(0, 1) if self.full else per_step[self.mask]
 
+    def unflatten(self, flat: Tensor) -> Tensor:
+        """The way back: ``(n_steps, ...)`` to ``(T, B, ...)``, 0 in the padding."""
+        if self.full:
+            return flat.unflatten(0, (self.horizon, self.batch_size))
+        out = flat.new_zeros(self.horizon, self.batch_size, *flat.shape[1:])
+        out[self.mask] = flat
+        return out
+
     @cached_property
     def flat_observations(self) -> Observations:
         """The states in which an action was taken, ``(n_steps, ...)``, in the order of :meth:`flatten`."""

@@ -28,7 +28,7 @@ from tca_sb3.directional import Linearization, evaluate_with
 from tca_sb3.episodes import Episodes, map_observations
 from tca_sb3.estimators.base import AdvantageEstimator, Estimate
 from tca_sb3.inner import InnerOptimizer, OptimizerState, flatten, unflatten
-from tca_sb3.objectives import adjoint_loss, inner_loss, normalize, policy_gradient_loss, value_loss
+from tca_sb3.objectives import adjoint_loss, center_scores, inner_loss, normalize, policy_gradient_loss, value_loss
 from tca_sb3.returns import lambda_advantages, td_errors
 
 
@@ -99,7 +99,15 @@ class MetaLearner:
     :param gamma: discount of the outer objective.
     :param gae_lambda: λ of the outer advantage.
     :param outer_momentum: weight of the past in a running average of the outer policy gradient; 0 is the paper's
-        algorithm, larger values are ours and a deviation from Eq. 15 (gradients at successive ``θ′`` are mixed).
+        algorithm, larger values are ours and a deviation from Eq. 15: gradients at successive ``θ′`` are mixed, and the
+        one before the present comes from the very ``τ`` of the inner step, so that pairs whose reward goes with the
+        outer advantage of their action gain weight by that alone.
+    :param value_updates: steps of ``v_φ``'s optimiser for each rollout; more than one are made on equal shares of its
+        steps, drawn anew, so that all together cost about one pass. Ours. Few steps leave ``v_φ`` behind in states that
+        are rarely seen: the worth of having found something is then taken for a loss.
+    :param center_scores: subtract from each ``D_u log π(A_t|S_t)`` its mean over the other episodes at the same time,
+        see :func:`~tca_sb3.objectives.center_scores`. Ours; it leaves the expected metagradient as it is. For
+        episodes that begin together and have phases.
     :raises ValueError: if the estimator has no parameters to learn, or a number is out of range.
     """
 
@@ -113,6 +121,8 @@ class MetaLearner:
         learning_rate: float = 1e-3,
         value_learning_rate: float = 1e-3,
         outer_momentum: float = 0.0,
+        value_updates: int = 1,
+        center_scores: bool = False,
     ) -> None:
         eta = estimator.meta_parameters()
         if not eta:
@@ -131,11 +141,20 @@ class MetaLearner:
                 f"MetaLearner got learning_rate={learning_rate}, value_learning_rate={value_learning_rate}, "
                 f"outer_momentum={outer_momentum}; rates must be positive and the momentum in [0, 1)."
             )
+        if not isinstance(value_updates, int) or isinstance(value_updates, bool) or value_updates < 1:
+            raise ValueError(f"MetaLearner got value_updates={value_updates!r}; it must be a whole number from 1.")
+        if value_updates > 1 and value_net is None:
+            raise ValueError(
+                f"MetaLearner got value_updates={value_updates} but the policy's critic serves as v_φ here, and "
+                "train() fits it; leave value_updates out."
+            )
         self.estimator = estimator
         self.value_net = value_net
         self.gamma = gamma
         self.gae_lambda = gae_lambda
         self.outer_momentum = outer_momentum
+        self.value_updates = value_updates
+        self.center_scores = center_scores
         self.optimizer = torch.optim.Adam(eta, lr=learning_rate)
         self.value_optimizer = (
             None if value_net is None else torch.optim.Adam(value_net.parameters(), lr=value_learning_rate)
@@ -214,6 +233,9 @@ class MetaLearner:
         inner_advantages = last.episodes.flatten(estimate.advantages)
         if normalize_advantage:
             inner_advantages = normalize(inner_advantages)
+        if self.center_scores:
+            scores = center_scores(last.episodes.unflatten(along_log_prob), last.episodes.mask)
+            along_log_prob = last.episodes.flatten(scores)
         loss = adjoint_loss(
             inner_advantages,
             targets,
@@ -248,14 +270,28 @@ class MetaLearner:
         """
         if self.value_net is None or self.value_optimizer is None:
             return regular_advantages(episodes, values, self.gamma, self.gae_lambda)[0]
-        with torch.enable_grad():
+        with torch.set_grad_enabled(self.value_updates == 1):
             predicted = episode_values(self.value_net, episodes)
-            advantages, targets = regular_advantages(episodes, predicted.detach(), self.gamma, self.gae_lambda)
-            loss = value_loss(episodes.flatten(targets), episodes.flatten(predicted[:-1]))
+        advantages, targets = regular_advantages(episodes, predicted.detach(), self.gamma, self.gae_lambda)
+        wanted = episodes.flatten(targets)
+        if self.value_updates == 1:  # the prediction has its graph already
+            with torch.enable_grad():
+                self._descend_value(value_loss(wanted, episodes.flatten(predicted[:-1])))
+            return advantages
+        order = torch.randperm(episodes.n_steps, device=wanted.device)
+        for share in order.tensor_split(self.value_updates):
+            if len(share) == 0:  # fewer steps than updates
+                continue
+            states = map_observations(lambda part, share=share: part[share], episodes.flat_observations)
+            with torch.enable_grad():
+                self._descend_value(value_loss(wanted[share], self.value_net(states).flatten()))
+        return advantages
+
+    def _descend_value(self, loss: Tensor) -> None:
+        assert self.value_optimizer is not None
         self.value_optimizer.zero_grad()
         loss.backward()
         self.value_optimizer.step()
-        return advantages
 
     @contextlib.contextmanager
     def recording(self, policy: nn.Module, optimizer: torch.optim.Optimizer, max_grad_norm: float) -> Iterator[None]:

@@ -60,6 +60,24 @@ def inner_loss(
     return policy_gradient_loss(advantages, log_prob) - ent_coef * bonus + vf_coef * value_loss(targets, values)
 
 
+def center_scores(scores: Tensor, mask: Tensor) -> Tensor:
+    """``s_{t,b} − mean_{b' ≠ b} s_{t,b'}``: scores less their mean over the other episodes at the same time.
+
+    A control variate for ``∇_η [g(η)·u]``, ours. On-policy ``s_t = D_u log π_θ(A_t|S_t)`` has mean 0 whatever the
+    state, and other episodes know nothing of this one's weights and rewards; so nothing changes in expectation. It
+    takes away what all rewards at a time have in common, such as their mean. A score without others at its time stays.
+
+    :param scores: shape ``(T, B)``, anything finite in the padding.
+    :param mask: where a step is real, ``(T, B)``, bool.
+    :return: shape ``(T, B)``, 0 in the padding.
+    """
+    _require_same_shape("center_scores", scores, mask)
+    scores = scores.masked_fill(~mask, 0.0)
+    others = mask.sum(1, keepdim=True) - 1
+    total = scores.sum(1, keepdim=True)
+    return (scores - (total - scores) / others.clamp(min=1) * (others > 0)).masked_fill(~mask, 0.0)
+
+
 def adjoint_loss(
     advantages: Tensor,
     targets: Tensor,

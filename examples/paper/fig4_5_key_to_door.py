@@ -56,7 +56,8 @@ META: dict[str, Any] = {
     "value_learning_rate": 3e-3,
     "outer_momentum": 0.9,
 }
-META_PWR = {**META, "gae_lambda": 0.99, "learning_rate": 1e-3}
+# v_φ has to know what the key is worth before the metagradient can: one step a rollout leaves it far behind.
+META_PWR = {**META, "gae_lambda": 0.95, "value_updates": 24, "center_scores": True}
 CENTERED: dict[str, Any] = {"weights_kwargs": {"center": True}}
 
 # The algorithm of each method, and what is its own.
