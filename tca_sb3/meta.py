@@ -279,13 +279,15 @@ class MetaLearner:
                 self._descend_value(value_loss(wanted, episodes.flatten(predicted[:-1])))
             return advantages
         order = torch.randperm(episodes.n_steps, device=wanted.device)
-        for share in order.tensor_split(self.value_updates):
-            if len(share) == 0:  # fewer steps than updates
-                continue
-            states = map_observations(lambda part, share=share: part[share], episodes.flat_observations)
-            with torch.enable_grad():
-                self._descend_value(value_loss(wanted[share], self.value_net(states).flatten()))
+        for rows in order.tensor_split(self.value_updates):
+            if len(rows):  # none where there are fewer steps than updates
+                self._fit_rows(self.value_net, episodes, wanted, rows)
         return advantages
+
+    def _fit_rows(self, value_net: nn.Module, episodes: Episodes, targets: Tensor, rows: Tensor) -> None:
+        states = map_observations(lambda part: part[rows], episodes.flat_observations)
+        with torch.enable_grad():
+            self._descend_value(value_loss(targets[rows], value_net(states).flatten()))
 
     def _descend_value(self, loss: Tensor) -> None:
         assert self.value_optimizer is not None

@@ -443,6 +443,57 @@ def test_v_phi_judges_first_and_is_fitted_then() -> None:
             assert torch.allclose(one, other, rtol=0, atol=1e-10)
 
 
+def test_v_phi_takes_several_steps_on_shares_of_the_rollout() -> None:
+    run = Run(value_net=value_net(), value_learning_rate=0.05, value_updates=3)
+    theirs = value_net()
+    adam = torch.optim.Adam(theirs.parameters(), lr=0.05)
+    for seed in (20, 30):
+        episodes, values = make_rollout("mlp", seed)
+        with torch.no_grad():
+            judged = episode_values(theirs, episodes)
+        targets = outer_advantages(episodes, judged) + judged[:-1][episodes.mask]
+        states = episodes.observations[:-1][episodes.mask]
+        torch.manual_seed(seed)
+        order = torch.randperm(len(states)).tolist()
+        torch.manual_seed(seed)
+        run.turn((episodes, values))
+        shares = [order[:3], order[3:6], order[6:]]  # nine steps
+        for share in shares:
+            loss = nn.functional.mse_loss(theirs(states[share]).flatten(), targets[share])
+            adam.zero_grad()
+            loss.backward()
+            adam.step()
+        assert run.meta.value_net is not None
+        for one, other in zip(run.meta.value_net.parameters(), theirs.parameters(), strict=True):
+            assert torch.allclose(one, other, rtol=0, atol=1e-10)
+
+
+def test_more_value_updates_than_steps_make_one_a_step() -> None:
+    run = Run(value_net=value_net(), value_updates=50)
+    run.turn(make_rollout("mlp", 20))
+    assert run.meta.value_optimizer is not None
+    assert {int(state["step"]) for state in run.meta.value_optimizer.state.values()} == {9}
+
+
+def test_centred_scores_reach_the_metagradient() -> None:
+    """It differs where other episodes have the time, and is the same to the bit where none has."""
+    run = Run(center_scores=True, learning_rate=1e-12)
+    plain = Run(learning_rate=1e-12)
+    seen: list[Tensor] = []
+    for one in (run, plain):
+        for seed in (20, 30):
+            one.turn(make_rollout("mlp", seed))
+        seen.append(flatten(torch.zeros(1, dtype=torch.float64) if g is None else g for g in one.applied[-1]))
+    assert not torch.allclose(seen[0], seen[1])
+    # Where a time has one episode there is nothing to take away.
+    single = [Run(center_scores=centred, learning_rate=1e-12) for centred in (True, False)]
+    for one in single:
+        for seed in (20, 30):
+            one.turn(make_rollout("mlp", seed, lengths=(4,)))
+    for with_centre, without in zip(single[0].applied[-1], single[1].applied[-1], strict=True):
+        assert torch.equal(with_centre, without)
+
+
 def make_full_run() -> Run:
     run = Run(value_net=value_net(), outer_momentum=0.5, learning_rate=0.02)
     for seed in (20, 30):
@@ -718,6 +769,9 @@ BAD: dict[str, tuple[str, Callable[[], MetaLearner]]] = {
             ("gamma", 1.5),
             ("gamma", float("nan")),
             ("gae_lambda", -0.1),
+            ("value_updates", 0),
+            ("value_updates", 1.5),
+            ("value_updates", 2),  # without a v_φ of its own
         ]
     },
 }

@@ -94,3 +94,34 @@ def test_shapes_that_would_broadcast_are_refused(function: str) -> None:
     """SB3's ``evaluate_actions`` gives values as ``(n, 1)``: against ``(n,)`` they would make an n×n table."""
     with pytest.raises(ValueError, match=r"got tensors of shape \(6,\) and of shape \(6, 1\).*\.$"):
         BAD[function]()
+
+
+def test_center_scores_takes_away_what_the_others_have() -> None:
+    """By a loop over the others; the third column is shorter, and the last time has one episode only."""
+    scores = torch.randn(4, 3, generator=generator(7), dtype=torch.float64)
+    mask = torch.tensor([[1, 1, 1], [1, 1, 1], [1, 1, 0], [1, 0, 0]], dtype=torch.bool)
+    found = objectives.center_scores(scores, mask)
+    for t in range(4):
+        for b in range(3):
+            others = [scores[t, c].item() for c in range(3) if c != b and mask[t, c]]
+            wanted = scores[t, b].item() - (sum(others) / len(others) if others else 0.0)
+            assert found[t, b].item() == pytest.approx(wanted if mask[t, b] else 0.0, abs=1e-12)
+
+
+def test_center_scores_changes_nothing_in_expectation() -> None:
+    """Two independent episodes of one step, every outcome enumerated: mean 0 scores against any signal of their own."""
+    probability = torch.tensor([0.2, 0.5, 0.3], dtype=torch.float64)
+    score = torch.tensor([1.0, 2.0, -4.0], dtype=torch.float64)  # its mean is 0
+    signal = torch.tensor([3.0, -1.0, 5.0], dtype=torch.float64)
+    assert (probability @ score).item() == pytest.approx(0.0, abs=1e-12)
+    plain = centred = 0.0
+    mask = torch.ones(1, 2, dtype=torch.bool)
+    for one in range(3):
+        for other in range(3):
+            chance = (probability[one] * probability[other]).item()
+            both = torch.stack([score[one], score[other]]).view(1, 2)
+            signals = torch.stack([signal[one], signal[other]]).view(1, 2)
+            plain += chance * (both * signals).sum().item()
+            centred += chance * (objectives.center_scores(both, mask) * signals).sum().item()
+    assert centred == pytest.approx(plain, abs=1e-12)
+    assert abs(plain) > 1.0
