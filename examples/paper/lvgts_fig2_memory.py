@@ -254,7 +254,7 @@ FIGURE = Figure(
             evaluate_every=16,
             evaluation_episodes=16,
         ),
-        "cpu": Settings(seeds=20, other_seeds=5, episodes=episodes(1000, 5000, 5000)),
+        "cpu": Settings(seeds=10, other_seeds=5, episodes=episodes(1500, 5000, 5000)),
         "paper": Settings(seeds=20, other_seeds=20, episodes=episodes(4000, 16_000, 16_000)),
     },
     stages=[training],
