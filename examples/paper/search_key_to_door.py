@@ -55,11 +55,22 @@ def meta_space(trial: optuna.Trial) -> dict[str, Any]:
     }
 
 
+def own_critic_space(trial: optuna.Trial) -> dict[str, Any]:
+    """The outer loop's settings where ``v_φ`` is a network of its own."""
+    changes = meta_space(trial)
+    changes["meta_kwargs"] |= {
+        "value_updates": trial.suggest_categorical("value_updates", [1, 8, 24]),
+        "center_scores": trial.suggest_categorical("center_scores", [False, True]),
+    }
+    return changes
+
+
 SPACES: dict[str, Callable[[optuna.Trial], dict[str, Any]]] = {
     "A2C": a2c_space,
     "A2C-RR": a2c_space,
     "H-PWR": lambda trial: {},
-    **{method: meta_space for method in ("Meta-PWR", "Meta-PWTD", "Meta-λ(s)", "RGM")},
+    **{method: meta_space for method in ("Meta-PWTD", "Meta-λ(s)")},
+    **{method: own_critic_space for method in ("Meta-PWR", "RGM")},
 }
 
 
