@@ -75,7 +75,10 @@ class Rules(ABC):
 
     @staticmethod  # noqa: B027
     def deal(tables: Any, state: Any, i: Any, words: Any) -> None:
-        """Kernel: write the random part of an episode (or lifetime); `words[d]` is the d-th random word."""
+        """Kernel: write the random part of an episode (or lifetime).
+
+        `words[d]` is the d-th random word. They are the kernel's to overwrite.
+        """
 
     @staticmethod  # noqa: B027
     def begin(tables: Any, state: Any, i: Any) -> None:

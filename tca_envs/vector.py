@@ -91,6 +91,7 @@ class CreditVectorEnv(CreditStructure, VectorEnv[Any, Any, NDArray[Any]]):
         steps = (self.num_envs, self.rules.horizon) if self.render_mode else (0, 0)
         self._actions, self._rewards = np.zeros(steps), np.zeros(steps)
         self._everyone = read_only(np.ones(self.num_envs, bool))
+        self._nobody = read_only(np.zeros(self.num_envs, bool))  # to copy, quicker than a new one
         self._constants: dict[int, tuple[dict[str, Any], list[str]]] = {}  # of infos, by time
         self._filled: dict[tuple[type, Any], NDArray[Any]] = {}  # arrays with one scalar in all lanes
         self._silent = type(self.rules).info is Rules.info
@@ -234,11 +235,11 @@ class CreditVectorEnv(CreditStructure, VectorEnv[Any, Any, NDArray[Any]]):
                 self._actions[:, t], self._rewards[:, t] = actions, rewards
             self._clock = t = t + 1
             infos = self._infos_of_all(t, rewards)
-        truncated = np.zeros(self.num_envs, bool)
+        truncated = self._nobody.copy()
         if t < horizon:
-            terminated = np.zeros(self.num_envs, bool)
+            terminated = self._nobody.copy()
         else:
-            terminated = np.ones(self.num_envs, bool)
+            terminated = self._everyone.copy()
             if self.autoreset_mode is AutoresetMode.SAME_STEP:
                 infos = self._begin_at_once(ALL, infos)
         return self._observe(self._state, ALL), rewards, terminated, truncated, infos

@@ -144,6 +144,24 @@ def sync(task: Task, batch: int) -> Entrant:
     )
 
 
+def copying(task: Task, batch: int) -> Entrant:
+    """What copied images cost at least: the same bytes copied over and over into one buffer."""
+    id_, kwargs = task
+
+    def make() -> Callable[[int], None]:
+        env = gym.make_vec(id_, num_envs=batch, **kwargs)
+        images = env.reset(seed=0)[0]["image"]
+        target = images.copy()
+
+        def run(steps: int) -> None:
+            for _ in range(steps):
+                np.copyto(target, images)
+
+        return run
+
+    return Entrant(LABELS[id_], "copying its images alone", batch, make)
+
+
 def single(name: str, id_: str, needs: str = "", **kwargs: Any) -> Entrant:
     return Entrant(name, "single", 1, lambda: stepper_of_single(gym.make(id_, **kwargs)), needs)
 
@@ -158,6 +176,7 @@ def entrants() -> Iterator[Entrant]:
         for backend in ("numpy", "numba"):
             for batch in (1, 16, 256, 4096):
                 yield native(task, batch, backend)
+    yield copying(KEY_TO_DOOR, 256)
 
     yield single("CartPole (Gymnasium)", "CartPole-v1")
     yield Entrant(
@@ -293,6 +312,9 @@ def goals(rows: list[Entrant]) -> list[tuple[Goal, float | None, float | None]]:
         for kind in ("numpy", "numba")
     ]
     found.append((Goal(f"{door}, batch 256, million steps/s", 10.0, 30.0), millions[0], millions[1]))
+    memory = (door, "copying its images alone", 256)
+    goal = Goal(f"{door}, batch 256, over copying its images alone", None, None)
+    found.append((goal, over(door, "numpy", 256, memory), over(door, "numba", 256, memory)))
     cartpole = ("CartPole (Gymnasium)", "numpy", 256)
     goal = Goal(f"{door}, batch 256, over `CartPoleVectorEnv`", 1.5, 5.0)
     found.append((goal, over(door, "numpy", 256, cartpole), over(door, "numba", 256, cartpole)))

@@ -347,9 +347,12 @@ class KeyToDoorRules(Rules):
             missing = missing - here
             drawn = 1 + noise_slot(word)
             state.apple[slot] = here
-            state.reward[slot] = tables.pays[here * drawn]
+            words[1 + j] = here * drawn
             if tables.respawn:
                 state.pays[slot] = tables.pays[drawn]
+        # The table is larger than the caches near the processor; in a short loop of their own lookups overlap.
+        for j in range(1, 1 + total):
+            state.reward[state.first[i] + j] = tables.pays[words[j]]
         state.reward[state.first[i] + (1 + total)] = tables.door_reward
 
     @staticmethod
