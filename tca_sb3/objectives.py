@@ -66,6 +66,8 @@ def center_scores(scores: Tensor, mask: Tensor) -> Tensor:
     A control variate for ``∇_η [g(η)·u]``, ours. On-policy ``s_t = D_u log π_θ(A_t|S_t)`` has mean 0 whatever the
     state, and other episodes know nothing of this one's weights and rewards; so nothing changes in expectation. It
     takes away what all rewards at a time have in common, such as their mean. A score without others at its time stays.
+    (Where advantages are normalised, or weights centred, over the batch, episodes do know of each other, by one part in
+    the batch's size.)
 
     :param scores: shape ``(T, B)``, anything finite in the padding.
     :param mask: where a step is real, ``(T, B)``, bool.
