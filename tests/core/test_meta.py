@@ -14,6 +14,7 @@ from gymnasium import spaces
 from samples import FloatEncoder, generator, random_episodes, random_values
 from torch import Tensor, nn
 
+from tca_sb3 import meta as meta_module
 from tca_sb3.episodes import Episodes, map_observations
 from tca_sb3.estimators import (
     PWR,
@@ -418,6 +419,19 @@ def value_net() -> nn.Sequential:
     return nn.Sequential(nn.Linear(6, 4), nn.Tanh(), nn.Linear(4, 1)).double()
 
 
+def fit(net: nn.Module, optimizer: torch.optim.Optimizer, states: Tensor, targets: Tensor) -> None:
+    loss = nn.functional.mse_loss(net(states).flatten(), targets)
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+
+
+def require_same_value_net(run: Run, net: nn.Module) -> None:
+    assert run.meta.value_net is not None
+    for one, other in zip(run.meta.value_net.parameters(), net.parameters(), strict=True):
+        assert torch.allclose(one, other, rtol=0, atol=1e-10)
+
+
 def test_v_phi_judges_first_and_is_fitted_then() -> None:
     run = Run(value_net=value_net(), value_learning_rate=0.05)
     theirs = value_net()
@@ -434,13 +448,8 @@ def test_v_phi_judges_first_and_is_fitted_then() -> None:
         advantages = outer_advantages(episodes, judged)
         assert stats["outer_loss"] == pytest.approx(-(advantages * log_prob).mean().item(), abs=1e-10)
         targets = advantages + judged[:-1][episodes.mask]
-        loss = nn.functional.mse_loss(theirs(episodes.observations[:-1][episodes.mask]).flatten(), targets)
-        adam.zero_grad()
-        loss.backward()
-        adam.step()
-        assert run.meta.value_net is not None
-        for one, other in zip(run.meta.value_net.parameters(), theirs.parameters(), strict=True):
-            assert torch.allclose(one, other, rtol=0, atol=1e-10)
+        fit(theirs, adam, episodes.observations[:-1][episodes.mask], targets)
+        require_same_value_net(run, theirs)
 
 
 def test_v_phi_takes_several_steps_on_shares_of_the_rollout() -> None:
@@ -459,13 +468,8 @@ def test_v_phi_takes_several_steps_on_shares_of_the_rollout() -> None:
         run.turn((episodes, values))
         shares = [order[:3], order[3:6], order[6:]]  # nine steps
         for share in shares:
-            loss = nn.functional.mse_loss(theirs(states[share]).flatten(), targets[share])
-            adam.zero_grad()
-            loss.backward()
-            adam.step()
-        assert run.meta.value_net is not None
-        for one, other in zip(run.meta.value_net.parameters(), theirs.parameters(), strict=True):
-            assert torch.allclose(one, other, rtol=0, atol=1e-10)
+            fit(theirs, adam, states[share], targets[share])
+        require_same_value_net(run, theirs)
 
 
 def test_more_value_updates_than_steps_make_one_a_step() -> None:
@@ -492,6 +496,30 @@ def test_centred_scores_reach_the_metagradient() -> None:
             one.turn(make_rollout("mlp", seed, lengths=(4,)))
     for with_centre, without in zip(single[0].applied[-1], single[1].applied[-1], strict=True):
         assert torch.equal(with_centre, without)
+
+
+def test_centred_scores_are_those_of_the_inner_step_s_episodes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the adjoint loss gets, against a loop over times and other episodes; columns differ in length."""
+    seen: list[Tensor] = []
+    inside = meta_module.adjoint_loss
+
+    def watched(advantages: Tensor, targets: Tensor, along: Tensor, *rest: Any) -> Tensor:
+        seen.append(along.clone())
+        return inside(advantages, targets, along, *rest)
+
+    monkeypatch.setattr(meta_module, "adjoint_loss", watched)
+    for centred in (False, True):
+        run = Run(center_scores=centred, learning_rate=1e-12)
+        for seed in (20, 30):
+            run.turn(make_rollout("mlp", seed))
+    mask = make_rollout("mlp", 20)[0].mask
+    plain = torch.zeros(mask.shape, dtype=torch.float64)
+    plain[mask] = seen[0]
+    wanted = []
+    for t, b in mask.nonzero().tolist():
+        others = [plain[t, c].item() for c in range(mask.shape[1]) if c != b and mask[t, c]]
+        wanted.append(plain[t, b].item() - (sum(others) / len(others) if others else 0.0))
+    assert torch.allclose(seen[1], torch.tensor(wanted, dtype=torch.float64), rtol=0, atol=1e-9)
 
 
 def make_full_run() -> Run:
