@@ -96,27 +96,37 @@ def imagine(
     :param shortcuts: ``False`` is LM-SVG: ``f`` recalls nothing.
     :param keep_edges: give back, attached, the states that are cut off here, for :func:`continued_gradient`.
     """
-    weights = encoding.weights.detach()
-    latents = [encoding.latents[:, 0].detach()]
-    actions: list[Tensor] = []
     batch, horizon, latent_dim = encoding.latents.shape
     cuts = cut_times(horizon, truncation)
+    recalls, shocks = encoding.weights.detach().unbind(1), noise.unbind(1)
+    latents = [encoding.latents[:, 0].detach()]
+    stored = latents[0].unsqueeze(1)  # M; grown, not stacked anew: backwards a stack is as many sums as it has entries
+    actions: list[Tensor] = []
     edges: list[Tensor] = []
+
+    def step(t: int) -> Tensor:
+        memories = None
+        if shortcuts:
+            memories = (recalls[t + 1][:, : t + 1].unsqueeze(1) @ stored).squeeze(1)
+        return world_model.predict_latent(latents[t], memories, actions[t]) + shocks[t]
+
     for t in range(horizon):
         actions.append(act(t, latents[t]))
         if t + 1 == horizon:
             break
-        # A state that is cut off needs no graph in the first place, unless somebody goes on from it.
-        with torch.set_grad_enabled(torch.is_grad_enabled() and (t + 1 not in cuts or keep_edges)):
-            memories = None
-            if shortcuts:
-                memories = (weights[:, t + 1 : t + 2, : t + 1] @ torch.stack(latents, dim=1)).squeeze(1)
-            latent = world_model.predict_latent(latents[t], memories, actions[t]) + noise[:, t]
-        if t + 1 in cuts:
-            edges.append(latent)
-        latents.append(latent.detach() if t + 1 in cuts else latent)
+        if t + 1 not in cuts:
+            latent = step(t)
+        elif keep_edges:
+            edges.append(step(t))
+            latent = edges[-1].detach()
+        else:  # no graph in the first place
+            with torch.no_grad():
+                latent = step(t)
+        latents.append(latent)
+        if shortcuts:
+            stored = torch.cat([stored, latent.unsqueeze(1)], dim=1)
     states, taken = torch.stack(latents, dim=1), torch.stack(actions, dim=1)
-    kept = torch.stack(edges, dim=1) if keep_edges and edges else states.new_zeros(batch, 0, latent_dim)
+    kept = torch.stack(edges, dim=1) if edges else states.new_zeros(batch, 0, latent_dim)
     return Imagination(states, taken, world_model.predict_reward(states, taken), kept)
 
 
