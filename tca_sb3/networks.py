@@ -52,6 +52,26 @@ class RegularValue(nn.Module):
         return self.head(self.hidden.forward_critic(self.encoder(observations)))
 
 
+def critic_parameters(policy: ActorCriticPolicy, observations: Any) -> list[nn.Parameter]:
+    """Parameters that the policy's value depends on and its distribution does not.
+
+    :param observations: any batch of raw observations, as arrays or a dict of arrays.
+    """
+    states = policy.obs_to_tensor(observations)[0]
+    parameters = [parameter for parameter in policy.parameters() if parameter.requires_grad]
+    with torch.enable_grad():
+        value = policy.predict_values(states).sum()
+        distribution = policy.get_distribution(states)
+        acted = distribution.log_prob(distribution.mode()).sum()
+    by_value = torch.autograd.grad(value, parameters, allow_unused=True)
+    by_policy = torch.autograd.grad(acted, parameters, allow_unused=True)
+    return [
+        parameter
+        for parameter, mine, theirs in zip(parameters, by_value, by_policy, strict=True)
+        if mine is not None and theirs is None
+    ]
+
+
 class TileExtractor(BaseFeaturesExtractor):
     """For images in which a pixel is a thing: gridworlds drawn with one pixel a cell.
 

@@ -17,6 +17,7 @@ from gymnasium.wrappers import TimeLimit
 from scripted import Watch, vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.sb2_compat.rmsprop_tf_like import RMSpropTFLike
+from stable_baselines3.common.utils import set_random_seed
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
 from torch import Tensor
 
@@ -230,6 +231,65 @@ def test_ppo_with_an_outer_loop() -> None:
     before = [p.detach().clone() for p in model.estimator.parameters()]
     model.learn(60)
     assert any(not torch.equal(a, b) for a, b in zip(before, model.estimator.parameters(), strict=True))
+
+
+CRITICS: dict[str, tuple[str, str, dict[str, Any], set[str]]] = {
+    "separate layers": ("MlpPolicy", "box", {"net_arch": [8]}, {"mlp_extractor.value_net", "value_net"}),
+    "shared extractor": ("CnnPolicy", "image", {"net_arch": []}, {"value_net"}),
+    "own extractor": (
+        "CnnPolicy",
+        "image",
+        {"net_arch": [], "share_features_extractor": False},
+        {"vf_features_extractor", "value_net"},
+    ),
+}
+
+
+@pytest.mark.parametrize("lengths", [[(4,), (4,)], [(2, 4), (3,)]], ids=["one length", "lengths"])
+@pytest.mark.parametrize("case", CRITICS)
+def test_critic_updates_are_a_loop_over_the_value_loss(case: str, lengths: list[tuple[int, ...]]) -> None:
+    policy, kind, policy_kwargs, own = CRITICS[case]
+    if kind == "image":
+        policy_kwargs = {**policy_kwargs, "features_extractor_kwargs": {"features_dim": 4}}
+    adam = {"optimizer_class": torch.optim.Adam, "optimizer_kwargs": {"betas": (0.0, 0.99)}}
+    plain, fitted = (
+        A2C(
+            policy,
+            vec_env(lengths, kind=kind, scale=0.1),
+            policy_kwargs={**policy_kwargs, **adam},
+            seed=0,
+            n_episodes=1,
+            learning_rate=0.01,
+            use_rms_prop=False,
+            critic_updates=critic_updates,
+        )
+        for critic_updates in (0, 3)
+    )
+    fit = fitted._fit_critic
+    fitted._fit_critic = lambda: (set_random_seed(7), fit())  # type: ignore[func-returns-value, method-assign]
+    for model in (plain, fitted):
+        set_random_seed(0)
+        model.learn(1)  # one rollout
+    # The same by hand, on what SB3's own step left behind.
+    policy_after, buffer = plain.policy, plain.rollout_buffer
+    observations, returns = buffer.observations, torch.as_tensor(buffer.returns.flatten())
+    set_random_seed(7)
+    order = np.random.permutation(len(returns))  # noqa: NPY002 (SB3's buffer draws so)
+    size = -(-len(returns) // 3)
+    critic = {
+        name: p for name, p in policy_after.named_parameters() if any(name.startswith(f"{part}.") for part in own)
+    }
+    for start in range(0, len(order), size):
+        rows = order[start : start + size]
+        values = policy_after.predict_values(torch.as_tensor(observations[rows])).flatten()
+        loss = 0.5 * ((values - returns[rows]) ** 2).mean()
+        gradients = torch.autograd.grad(loss, list(critic.values()))
+        policy_after.optimizer.zero_grad()
+        for parameter, gradient in zip(critic.values(), gradients, strict=True):
+            parameter.grad = gradient
+        policy_after.optimizer.step()
+    for (name, mine), theirs in zip(fitted.policy.named_parameters(), policy_after.parameters(), strict=True):
+        torch.testing.assert_close(mine, theirs, msg=name)
 
 
 @pytest.mark.parametrize(

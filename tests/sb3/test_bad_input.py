@@ -69,6 +69,9 @@ NUMBERS: list[dict[str, Any]] = [
     {"n_episodes": True},
     {"max_rollout_steps": 0},
     {"max_rollout_steps": 2.5},
+    {"critic_updates": -1},
+    {"critic_updates": 1.5},
+    {"critic_updates": True},
 ]
 
 

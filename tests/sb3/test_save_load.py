@@ -45,6 +45,7 @@ SUBJECTS: dict[str, tuple[type, dict[str, Any], Any]] = {
     "MetaPWTD": (MetaPWTD, META, lambda: None),
     "MetaPWTD, n_steps": (MetaPWTD, {**META, "n_episodes": None, "n_steps": 5}, lambda: None),
     "MetaPWR, Adam": (MetaPWR, {**META, "policy_kwargs": {"optimizer_class": torch.optim.Adam}}, lambda: None),
+    "MetaPWTD, critic": (MetaPWTD, {**META, "critic_updates": 3}, lambda: None),
     "MetaLambda": (MetaLambda, META, lambda: None),
     "MetaLambda, n_steps": (MetaLambda, {**META, "n_episodes": None, "n_steps": 5}, lambda: None),
     "RGM": (RGM, META, lambda: None),
