@@ -77,6 +77,15 @@ def _leaf_uses(*outputs: Tensor) -> list[int]:
     return uses
 
 
+def _weight_gradient(layer: Any, inputs: Tensor, deltas: Tensor) -> Tensor:
+    """Of a layer's weight, from the derivative with respect to its output."""
+    if isinstance(layer, nn.Conv2d):
+        return torch.nn.grad.conv2d_weight(
+            inputs, layer.weight.shape, deltas, layer.stride, layer.padding, layer.dilation, layer.groups
+        )
+    return deltas.flatten(0, -2).T @ inputs.flatten(0, -2)
+
+
 def _double_backward(
     outputs: Callable[[dict[str, Tensor]], tuple[Tensor, ...]], point: dict[str, Tensor], direction: dict[str, Tensor]
 ) -> tuple[Tensor, ...]:
@@ -172,20 +181,36 @@ class Linearization:
         # A layer that leads nowhere is on the tape and not in the graph; it does no harm.
         return all(count == 1 and on_tape[name] == 1 for name, count in used.items())
 
-    def gradient(self, loss: Tensor) -> dict[str, Tensor]:
-        """The gradient of a loss made of ``values``, ``log_prob`` and ``entropy`` with respect to ``θ``; keeps the
-        graph."""
-        trained = {name: value for name, value in self.parameters.items() if value.requires_grad}
-        grads = torch.autograd.grad(loss, list(trained.values()), retain_graph=True, allow_unused=True)
-        found = dict(zip(trained, grads, strict=True))
+    def log_prob_gradient(self, cotangent: Tensor) -> dict[str, Tensor]:
+        """``Σ_n c_n ∇_θ log π_θ(A_n|S_n)``, named and shaped as ``θ``; call it before :meth:`freeze`.
+
+        :param cotangent: ``c``, shape ``(n,)``.
+        """
+        found: dict[str, Tensor] = {}
+        # A padding in words has no gradient in torch.nn.grad.
+        if self._taped and not any(isinstance(getattr(call.layer, "padding", None), str) for call in self._calls):
+            for layer, weight, bias, inputs, d_log_prob, _ in self._record():
+                if d_log_prob is None:
+                    continue
+                # A step's outputs depend on its own row alone: weighting the steps is weighting the rows.
+                deltas = d_log_prob * cotangent.reshape(-1, *[1] * (d_log_prob.ndim - 1))
+                if self._trains(weight):
+                    found[weight] = _weight_gradient(layer, inputs, deltas)
+                if self._trains(bias):
+                    found[bias] = deltas.flatten(0, -2).sum(0) if deltas.ndim < 4 else deltas.sum((0, 2, 3))
+        else:
+            trained = {name: value for name, value in self.parameters.items() if value.requires_grad}
+            grads = torch.autograd.grad(
+                self.log_prob, list(trained.values()), cotangent, retain_graph=True, allow_unused=True
+            )
+            found = {name: grad for name, grad in zip(trained, grads, strict=True) if grad is not None}
         return {
-            name: torch.zeros_like(value) if (grad := found.get(name)) is None else grad
-            for name, value in self.parameters.items()
+            name: found[name] if name in found else torch.zeros_like(value) for name, value in self.parameters.items()
         }
 
-    def freeze(self) -> None:
-        """Record what :meth:`along` needs and let go of the graph. ``θ`` may change afterwards."""
-        if self._taped:
+    def _record(self) -> list[Any]:
+        """The tape: of each layer itself, its parameters' names, its input, and both deltas."""
+        if self._tape is None:
             outputs = [call.output for call in self._calls]
             deltas = []
             for scalar in (self.log_prob.sum(), self.values.sum()):
@@ -194,6 +219,12 @@ class Linearization:
                 (call.layer, call.weight, call.bias, call.inputs.detach(), d_log_prob, d_value)
                 for call, d_log_prob, d_value in zip(self._calls, *deltas, strict=True)
             ]
+        return self._tape
+
+    def freeze(self) -> None:
+        """Record what :meth:`along` needs and let go of the graph. ``θ`` may change afterwards."""
+        if self._taped:
+            self._record()
         else:
             self.parameters = {name: value.detach().clone() for name, value in self.parameters.items()}
         self._calls = []

@@ -184,8 +184,9 @@ class MetaLearner:
         """
         linearization = Linearization(policy, episodes.flat_observations, policy_actions(policy, episodes))
         advantages = self.judge(episodes, values)
-        outer_loss = policy_gradient_loss(episodes.flatten(advantages), linearization.log_prob)
-        outer_gradient = flatten(linearization.gradient(outer_loss).values())
+        judged = episodes.flatten(advantages)
+        outer_loss = policy_gradient_loss(judged, linearization.log_prob)
+        outer_gradient = flatten(linearization.log_prob_gradient(-judged / len(judged)).values())
         linearization.freeze()
         if self.outer_momentum > 0:
             if self._outer_average is not None:
