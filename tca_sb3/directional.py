@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn.grad import conv2d_weight
 
 from tca_sb3.episodes import Observations
+
+_LOG_PROB, _VALUE = 0, 1
 
 
 class ActorCritic(Protocol):
@@ -77,10 +82,24 @@ def _leaf_uses(*outputs: Tensor) -> list[int]:
     return uses
 
 
+class _WithGradients(torch.autograd.Function):
+    """A tensor computed elsewhere, and a function that gives the gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, output: Tensor, gradients: Callable[[Tensor], list[Tensor]], *parameters: Tensor) -> Tensor:
+        ctx.gradients = gradients
+        return output.clone()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor | None, ...]:
+        return None, None, *ctx.gradients(cotangent)
+
+
 def _weight_gradient(layer: Any, inputs: Tensor, deltas: Tensor) -> Tensor:
     """Of a layer's weight, from the derivative with respect to its output."""
     if isinstance(layer, nn.Conv2d):
-        return torch.nn.grad.conv2d_weight(
+        return conv2d_weight(
             inputs, layer.weight.shape, deltas, layer.stride, layer.padding, layer.dilation, layer.groups
         )
     return deltas.flatten(0, -2).T @ inputs.flatten(0, -2)
@@ -161,6 +180,8 @@ class Linearization:
         # Without a trainable parameter a layer contributes nothing.
         self._calls = [call for call in calls if self._trains(call.weight) or self._trains(call.bias)]
         self._tape: list[Any] | None = None
+        self._outputs: tuple[Tensor | None, ...] | None = None
+        self._versions = [parameter._version for parameter in live.values()]
         self._taped = not forward_mode and self._tape_covers_policy()
 
     def _trains(self, name: str | None) -> bool:
@@ -186,18 +207,8 @@ class Linearization:
 
         :param cotangent: ``c``, shape ``(n,)``.
         """
-        found: dict[str, Tensor] = {}
-        # A padding in words has no gradient in torch.nn.grad.
-        if self._taped and not any(isinstance(getattr(call.layer, "padding", None), str) for call in self._calls):
-            for layer, weight, bias, inputs, d_log_prob, _ in self._record():
-                if d_log_prob is None:
-                    continue
-                # A step's outputs depend on its own row alone: weighting the steps is weighting the rows.
-                deltas = d_log_prob * cotangent.reshape(-1, *[1] * (d_log_prob.ndim - 1))
-                if self._trains(weight):
-                    found[weight] = _weight_gradient(layer, inputs, deltas)
-                if self._trains(bias):
-                    found[bias] = deltas.flatten(0, -2).sum(0) if deltas.ndim < 4 else deltas.sum((0, 2, 3))
+        if self._gives_gradients:
+            found = self._taped_gradient(_LOG_PROB, cotangent)
         else:
             trained = {name: value for name, value in self.parameters.items() if value.requires_grad}
             grads = torch.autograd.grad(
@@ -207,6 +218,28 @@ class Linearization:
         return {
             name: found[name] if name in found else torch.zeros_like(value) for name, value in self.parameters.items()
         }
+
+    @property
+    def _gives_gradients(self) -> bool:
+        """Whether the tape serves for gradients too; a padding in words has none in ``conv2d_weight``."""
+        return self._taped and not any(isinstance(getattr(call.layer, "padding", 0), str) for call in self._calls)
+
+    def _taped_gradient(self, output: int, cotangent: Tensor) -> dict[str, Tensor]:
+        """The gradient of ``Σ_n c_n output_n`` for parameters that it depends on, by name.
+
+        A step's outputs depend on its own row of every layer alone, so that ``c`` weights the rows of the deltas.
+        """
+        found: dict[str, Tensor] = {}
+        for layer, weight, bias, inputs, *deltas in self._record():
+            delta = deltas[output]
+            if delta is None:
+                continue
+            delta = delta * cotangent.reshape(-1, *[1] * (delta.ndim - 1))
+            if self._trains(weight):
+                found[weight] = _weight_gradient(layer, inputs, delta)
+            if self._trains(bias):
+                found[bias] = delta.sum((0, 2, 3)) if isinstance(layer, nn.Conv2d) else delta.flatten(0, -2).sum(0)
+        return found
 
     def _record(self) -> list[Any]:
         """The tape: of each layer itself, its parameters' names, its input, and both deltas."""
@@ -227,9 +260,54 @@ class Linearization:
             self._record()
         else:
             self.parameters = {name: value.detach().clone() for name, value in self.parameters.items()}
+        self._outputs = self._answers() if self._taped else None
         self._calls = []
         self.values, self.log_prob = self.values.detach(), self.log_prob.detach()
         self.entropy = None if self.entropy is None else self.entropy.detach()
+
+    def _answers(self) -> tuple[Tensor | None, ...]:
+        """What ``evaluate_actions`` would give, values with their gradient from the tape where that is the cheaper."""
+        values = self.values
+        shared = any(d_log_prob is not None and d_value is not None for *_, d_log_prob, d_value in self._record())
+        if self._gives_gradients and not shared:
+            names = [
+                name
+                for _, weight, bias, _, _, d_value in self._record()
+                if d_value is not None
+                for name in (weight, bias)
+                if self._trains(name)
+            ]
+
+            def gradients(cotangent: Tensor) -> list[Tensor]:
+                found = self._taped_gradient(_VALUE, cotangent)
+                return [found[name] for name in names]
+
+            values = _WithGradients.apply(values.detach(), gradients, *(self.parameters[name] for name in names))
+        return values.unsqueeze(1), self.log_prob, self.entropy
+
+    @contextmanager
+    def answering(self, rows: Callable[[], Tensor]) -> Iterator[None]:
+        """Inside, ``policy.evaluate_actions`` gives what was computed here, with its gradient, and computes nothing.
+
+        Where the tape does not cover the policy, or ``θ`` has moved, nothing changes. Once.
+
+        :param rows: says which of the steps given here the present call is about.
+        """
+        policy: Any = self._policy
+        outputs, self._outputs = self._outputs, None
+        moved = any(p._version != version for p, version in zip(policy.parameters(), self._versions, strict=True))
+        if outputs is None or moved:
+            yield
+            return
+
+        def evaluate_actions(observations: Observations, actions: Tensor) -> tuple[Tensor | None, ...]:
+            return tuple(None if output is None else output[rows()] for output in outputs)
+
+        policy.evaluate_actions = evaluate_actions
+        try:
+            yield
+        finally:
+            del policy.evaluate_actions
 
     @torch.no_grad()
     def along(self, direction: dict[str, Tensor], values: bool = True) -> tuple[Tensor, Tensor]:
@@ -246,6 +324,9 @@ class Linearization:
             if d_log_prob is None and (d_value is None or not values):
                 continue
             u_bias = None if bias is None else direction[bias]
+            # The outer loss knows no critic: there u is 0 unless clipping by the norm couples it to the policy.
+            if not direction[weight].any() and (u_bias is None or not u_bias.any()):
+                continue
             if isinstance(layer, nn.Conv2d):
                 moved = F.conv2d(
                     inputs,

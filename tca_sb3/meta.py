@@ -297,9 +297,19 @@ class MetaLearner:
         self.value_optimizer.step()
 
     @contextlib.contextmanager
-    def recording(self, policy: nn.Module, optimizer: torch.optim.Optimizer, max_grad_norm: float) -> Iterator[None]:
+    def recording(
+        self,
+        policy: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        max_grad_norm: float,
+        rows: Callable[[], Tensor] | None = None,
+    ) -> Iterator[None]:
         """Record the inner step that is made inside the ``with`` block (SB3's own ``train()``).
 
+        :param rows: gives the steps that ``train()`` asks ``policy.evaluate_actions`` about, as rows of the episodes'
+            flat steps: then it is answered with what :meth:`outer_step` computed, see
+            :meth:`~tca_sb3.directional.Linearization.answering`. ``None`` where the policy may compute something else
+            in training mode.
         :raises ValueError: if the optimiser has no differentiable step here, or more than one gradient step is made.
         """
         assert self._pending is not None, "outer_step() comes before the inner step"
@@ -319,8 +329,10 @@ class MetaLearner:
             gradients[id(parameter)] = parameter.grad.clone()
 
         hooks = [p.register_post_accumulate_grad_hook(keep) for p in parameters if p.requires_grad]
+        answering = contextlib.nullcontext() if rows is None else self._pending[2].answering(rows)
         try:
-            yield
+            with answering:
+                yield
         finally:
             for hook in hooks:
                 hook.remove()

@@ -65,11 +65,11 @@ class Conv(nn.Module):
 
 
 class Worded(nn.Module):
-    """A convolution whose padding is a word, and not the same on both sides."""
+    """A convolution whose padding is a word."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.first = nn.Conv2d(2, 2, 2, padding="same")
+        self.first = nn.Conv2d(2, 2, 3, padding="same")
         self.last = nn.Linear(2 * 7 * 7, 4)
 
     def forward(self, x: Tensor) -> Tensor:
