@@ -180,8 +180,7 @@ class Linearization:
         # Without a trainable parameter a layer contributes nothing.
         self._calls = [call for call in calls if self._trains(call.weight) or self._trains(call.bias)]
         self._tape: list[Any] | None = None
-        self._outputs: tuple[Tensor | None, ...] | None = None
-        self._versions = [parameter._version for parameter in live.values()]
+        self._answer: tuple[list[Tensor], tuple[Tensor | None, ...]] | None = None
         self._taped = not forward_mode and self._tape_covers_policy()
 
     def _trains(self, name: str | None) -> bool:
@@ -255,17 +254,20 @@ class Linearization:
         return self._tape
 
     def freeze(self) -> None:
-        """Record what :meth:`along` needs and let go of the graph. ``θ`` may change afterwards."""
+        """Record what :meth:`along` needs and let go of the graph, but for what :meth:`answering` may give away.
+
+        ``θ`` may change afterwards.
+        """
         if self._taped:
             self._record()
+            self._answer = [parameter.detach().clone() for parameter in self.parameters.values()], self._outputs()
         else:
             self.parameters = {name: value.detach().clone() for name, value in self.parameters.items()}
-        self._outputs = self._answers() if self._taped else None
         self._calls = []
         self.values, self.log_prob = self.values.detach(), self.log_prob.detach()
         self.entropy = None if self.entropy is None else self.entropy.detach()
 
-    def _answers(self) -> tuple[Tensor | None, ...]:
+    def _outputs(self) -> tuple[Tensor | None, ...]:
         """What ``evaluate_actions`` would give, values with their gradient from the tape where that is the cheaper."""
         values = self.values
         shared = any(d_log_prob is not None and d_value is not None for *_, d_log_prob, d_value in self._record())
@@ -282,32 +284,38 @@ class Linearization:
                 found = self._taped_gradient(_VALUE, cotangent)
                 return [found[name] for name in names]
 
-            values = _WithGradients.apply(values.detach(), gradients, *(self.parameters[name] for name in names))
+            with torch.enable_grad():
+                values = _WithGradients.apply(values.detach(), gradients, *(self.parameters[name] for name in names))
         return values.unsqueeze(1), self.log_prob, self.entropy
 
     @contextmanager
-    def answering(self, rows: Callable[[], Tensor]) -> Iterator[None]:
-        """Inside, ``policy.evaluate_actions`` gives what was computed here, with its gradient, and computes nothing.
+    def answering(self, rows: Callable[[], Tensor] | None) -> Iterator[None]:
+        """Inside, the first ``policy.evaluate_actions`` gives what was computed here, with its gradient.
 
-        Where the tape does not cover the policy, or ``θ`` has moved, nothing changes. Once.
+        Where the tape does not cover the policy, or ``θ`` has moved, it computes as ever. Works once.
 
-        :param rows: says which of the steps given here the present call is about.
+        :param rows: says which of the steps given here the call is about; ``None`` to leave ``evaluate_actions`` alone.
         """
         policy: Any = self._policy
-        outputs, self._outputs = self._outputs, None
-        moved = any(p._version != version for p, version in zip(policy.parameters(), self._versions, strict=True))
-        if outputs is None or moved:
+        answer, self._answer = self._answer, None
+        if (
+            answer is None
+            or rows is None
+            or not all(torch.equal(p, then) for p, then in zip(policy.parameters(), answer[0], strict=True))
+        ):
             yield
             return
 
         def evaluate_actions(observations: Observations, actions: Tensor) -> tuple[Tensor | None, ...]:
-            return tuple(None if output is None else output[rows()] for output in outputs)
+            del policy.evaluate_actions
+            asked = rows()
+            return tuple(None if output is None else output[asked] for output in answer[1])
 
         policy.evaluate_actions = evaluate_actions
         try:
             yield
         finally:
-            del policy.evaluate_actions
+            vars(policy).pop("evaluate_actions", None)
 
     @torch.no_grad()
     def along(self, direction: dict[str, Tensor], values: bool = True) -> tuple[Tensor, Tensor]:

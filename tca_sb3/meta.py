@@ -329,9 +329,8 @@ class MetaLearner:
             gradients[id(parameter)] = parameter.grad.clone()
 
         hooks = [p.register_post_accumulate_grad_hook(keep) for p in parameters if p.requires_grad]
-        answering = contextlib.nullcontext() if rows is None else self._pending[2].answering(rows)
         try:
-            with answering:
+            with self._pending[2].answering(rows):
                 yield
         finally:
             for hook in hooks:
