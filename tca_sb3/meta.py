@@ -184,9 +184,9 @@ class MetaLearner:
         """
         linearization = Linearization(policy, episodes.flat_observations, policy_actions(policy, episodes))
         advantages = self.judge(episodes, values)
-        judged = episodes.flatten(advantages)
-        outer_loss = policy_gradient_loss(judged, linearization.log_prob)
-        outer_gradient = flatten(linearization.log_prob_gradient(-judged / len(judged)).values())
+        outer_loss = policy_gradient_loss(episodes.flatten(advantages), linearization.log_prob)
+        (cotangent,) = torch.autograd.grad(outer_loss, linearization.log_prob, retain_graph=True)
+        outer_gradient = flatten(linearization.log_prob_gradient(cotangent).values())
         linearization.freeze()
         if self.outer_momentum > 0:
             if self._outer_average is not None:
