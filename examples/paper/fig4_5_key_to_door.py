@@ -415,7 +415,7 @@ FIGURE = Figure(
             other_methods=("A2C",),
             other_seeds=1,
         ),
-        "cpu": Settings(seeds=10, updates=400),
+        "cpu": Settings(seeds=10, updates=400, other_settings=OTHERS, other_seeds=1, other_updates=200),
         "paper": Settings(seeds=10, updates=4000, methods=tuple(VARIANTS), other_settings=OTHERS, other_seeds=10),
     },
     stages=[middle, others],
