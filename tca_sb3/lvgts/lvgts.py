@@ -156,7 +156,7 @@ class LVGTS(BaseAlgorithm):
         n_episodes: int = 16,
         model_updates: float = 1.0,
         policy_updates: float = 0.5,
-        batch_size: int = 32,
+        batch_size: int = 16,
         buffer_size: int = 2000,
         learning_starts: int = 256,
         truncation: int | None = 4,
