@@ -37,7 +37,7 @@ from tca_sb3.estimators import (
 )
 from tca_sb3.inner import InnerOptimizer
 from tca_sb3.meta import MetaLearner
-from tca_sb3.networks import ObservationEncoder, RegularValue, critic_parameters
+from tca_sb3.networks import ObservationEncoder, RegularValue, critic_parameters, same_in_training
 from tca_sb3.objectives import value_loss
 from tca_sb3.policies import TabularPolicy
 from tca_sb3.vec_env import GymVecEnv
@@ -323,7 +323,8 @@ class CreditMixin(_Host):
         if self.meta is None or not self.meta.awaits_inner_step:
             super().train()
         else:
-            with self.meta.recording(self.policy, self.policy.optimizer, self.max_grad_norm):
+            rows = self.rollout_buffer.sampled_steps if same_in_training(self.policy) else None
+            with self.meta.recording(self.policy, self.policy.optimizer, self.max_grad_norm, rows):
                 super().train()
         if self.critic_updates:
             self._fit_critic()

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from gymnasium import spaces
 from stable_baselines3.common.buffers import DictRolloutBuffer, RolloutBuffer
+from stable_baselines3.common.vec_env import VecNormalize
 from torch import Tensor
 
 from tca_sb3.episodes import Episodes, Observations
@@ -112,6 +113,7 @@ class _EpisodeStorage(RolloutBuffer):
         self._dones = np.zeros(self.n_envs, dtype=bool)
         self._columns: _Columns | None = None
         self._episodes: tuple[Episodes, Tensor] | None = None
+        self._sampled: np.ndarray | None = None
 
     def note_step(self, rewards: np.ndarray, new_obs: Any, dones: np.ndarray, infos: list[dict[str, Any]]) -> None:
         """Take down what SB3 is about to lose: called before :meth:`add`, before time-outs are folded into rewards.
@@ -339,6 +341,24 @@ class _EpisodeStorage(RolloutBuffer):
         if not self.generator_ready:
             self._keep_used_steps()
         return super().get(batch_size)
+
+    def _get_samples(self, batch_inds: np.ndarray, env: VecNormalize | None = None) -> Any:
+        self._sampled = batch_inds
+        return super()._get_samples(batch_inds, env)
+
+    def sampled_steps(self) -> Tensor:
+        """Which steps the newest sample of :meth:`get` holds, as rows of the episodes' flat steps."""
+        assert self._sampled is not None
+        columns = self.columns
+        real = ~columns.padding
+        number = np.cumsum(real).reshape(real.shape) - 1  # time-major
+        if self.n_episodes is None:  # SB3 lays the rollout out environment by environment
+            place = np.broadcast_to(columns.env, real.shape) * self.pos + columns.rows
+            order = np.empty(real.sum(), dtype=np.int64)
+            order[place[real]] = number[real]
+        else:  # column by column, see _keep_used_steps
+            order = number.T[real.T]
+        return torch.from_numpy(order[self._sampled]).to(self.device)
 
     def _keep_used_steps(self) -> None:
         """Drop the rows that no column uses, so that SB3 neither sees nor counts them."""

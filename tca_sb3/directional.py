@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn.grad import conv2d_weight
 
 from tca_sb3.episodes import Observations
+
+_LOG_PROB, _VALUE = 0, 1
 
 
 class ActorCritic(Protocol):
@@ -75,6 +80,29 @@ def _leaf_uses(*outputs: Tensor) -> list[int]:
                 seen.add(node)
                 nodes.append(node)
     return uses
+
+
+class _WithGradients(torch.autograd.Function):
+    """A tensor computed elsewhere, and a function that gives the gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, output: Tensor, gradients: Callable[[Tensor], list[Tensor]], *parameters: Tensor) -> Tensor:
+        ctx.gradients = gradients
+        return output.clone()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor | None, ...]:
+        return None, None, *ctx.gradients(cotangent)
+
+
+def _weight_gradient(layer: Any, inputs: Tensor, deltas: Tensor) -> Tensor:
+    """Of a layer's weight, from the derivative with respect to its output."""
+    if isinstance(layer, nn.Conv2d):
+        return conv2d_weight(
+            inputs, layer.weight.shape, deltas, layer.stride, layer.padding, layer.dilation, layer.groups
+        )
+    return deltas.flatten(0, -2).T @ inputs.flatten(0, -2)
 
 
 def _double_backward(
@@ -152,6 +180,7 @@ class Linearization:
         # Without a trainable parameter a layer contributes nothing.
         self._calls = [call for call in calls if self._trains(call.weight) or self._trains(call.bias)]
         self._tape: list[Any] | None = None
+        self._answer: tuple[list[Tensor], tuple[Tensor | None, ...]] | None = None
         self._taped = not forward_mode and self._tape_covers_policy()
 
     def _trains(self, name: str | None) -> bool:
@@ -172,20 +201,48 @@ class Linearization:
         # A layer that leads nowhere is on the tape and not in the graph; it does no harm.
         return all(count == 1 and on_tape[name] == 1 for name, count in used.items())
 
-    def gradient(self, loss: Tensor) -> dict[str, Tensor]:
-        """The gradient of a loss made of ``values``, ``log_prob`` and ``entropy`` with respect to ``θ``; keeps the
-        graph."""
-        trained = {name: value for name, value in self.parameters.items() if value.requires_grad}
-        grads = torch.autograd.grad(loss, list(trained.values()), retain_graph=True, allow_unused=True)
-        found = dict(zip(trained, grads, strict=True))
+    def log_prob_gradient(self, cotangent: Tensor) -> dict[str, Tensor]:
+        """``Σ_n c_n ∇_θ log π_θ(A_n|S_n)``, named and shaped as ``θ``; call it before :meth:`freeze`.
+
+        :param cotangent: ``c``, shape ``(n,)``.
+        """
+        if self._gives_gradients:
+            found = self._taped_gradient(_LOG_PROB, cotangent)
+        else:
+            trained = {name: value for name, value in self.parameters.items() if value.requires_grad}
+            grads = torch.autograd.grad(
+                self.log_prob, list(trained.values()), cotangent, retain_graph=True, allow_unused=True
+            )
+            found = {name: grad for name, grad in zip(trained, grads, strict=True) if grad is not None}
         return {
-            name: torch.zeros_like(value) if (grad := found.get(name)) is None else grad
-            for name, value in self.parameters.items()
+            name: found[name] if name in found else torch.zeros_like(value) for name, value in self.parameters.items()
         }
 
-    def freeze(self) -> None:
-        """Record what :meth:`along` needs and let go of the graph. ``θ`` may change afterwards."""
-        if self._taped:
+    @property
+    def _gives_gradients(self) -> bool:
+        """Whether the tape serves for gradients too; a padding in words has none in ``conv2d_weight``."""
+        return self._taped and not any(isinstance(getattr(call.layer, "padding", 0), str) for call in self._calls)
+
+    def _taped_gradient(self, output: int, cotangent: Tensor) -> dict[str, Tensor]:
+        """The gradient of ``Σ_n c_n output_n`` for parameters that it depends on, by name.
+
+        A step's outputs depend on its own row of every layer alone, so that ``c`` weights the rows of the deltas.
+        """
+        found: dict[str, Tensor] = {}
+        for layer, weight, bias, inputs, *deltas in self._record():
+            delta = deltas[output]
+            if delta is None:
+                continue
+            delta = delta * cotangent.reshape(-1, *[1] * (delta.ndim - 1))
+            if self._trains(weight):
+                found[weight] = _weight_gradient(layer, inputs, delta)
+            if self._trains(bias):
+                found[bias] = delta.sum((0, 2, 3)) if isinstance(layer, nn.Conv2d) else delta.flatten(0, -2).sum(0)
+        return found
+
+    def _record(self) -> list[Any]:
+        """The tape: of each layer itself, its parameters' names, its input, and both deltas."""
+        if self._tape is None:
             outputs = [call.output for call in self._calls]
             deltas = []
             for scalar in (self.log_prob.sum(), self.values.sum()):
@@ -194,11 +251,71 @@ class Linearization:
                 (call.layer, call.weight, call.bias, call.inputs.detach(), d_log_prob, d_value)
                 for call, d_log_prob, d_value in zip(self._calls, *deltas, strict=True)
             ]
+        return self._tape
+
+    def freeze(self) -> None:
+        """Record what :meth:`along` needs and let go of the graph, but for what :meth:`answering` may give away.
+
+        ``θ`` may change afterwards.
+        """
+        if self._taped:
+            self._record()
+            self._answer = [parameter.detach().clone() for parameter in self.parameters.values()], self._outputs()
         else:
             self.parameters = {name: value.detach().clone() for name, value in self.parameters.items()}
         self._calls = []
         self.values, self.log_prob = self.values.detach(), self.log_prob.detach()
         self.entropy = None if self.entropy is None else self.entropy.detach()
+
+    def _outputs(self) -> tuple[Tensor | None, ...]:
+        """What ``evaluate_actions`` would give, values with their gradient from the tape where that is the cheaper."""
+        values = self.values
+        shared = any(d_log_prob is not None and d_value is not None for *_, d_log_prob, d_value in self._record())
+        if self._gives_gradients and not shared:
+            names = [
+                name
+                for _, weight, bias, _, _, d_value in self._record()
+                if d_value is not None
+                for name in (weight, bias)
+                if self._trains(name)
+            ]
+
+            def gradients(cotangent: Tensor) -> list[Tensor]:
+                found = self._taped_gradient(_VALUE, cotangent)
+                return [found[name] for name in names]
+
+            with torch.enable_grad():
+                values = _WithGradients.apply(values.detach(), gradients, *(self.parameters[name] for name in names))
+        return values.unsqueeze(1), self.log_prob, self.entropy
+
+    @contextmanager
+    def answering(self, rows: Callable[[], Tensor] | None) -> Iterator[None]:
+        """Inside, the first ``policy.evaluate_actions`` gives what was computed here, with its gradient.
+
+        Where the tape does not cover the policy, or ``θ`` has moved, it computes as ever. Works once.
+
+        :param rows: says which of the steps given here the call is about; ``None`` to leave ``evaluate_actions`` alone.
+        """
+        policy: Any = self._policy
+        answer, self._answer = self._answer, None
+        if (
+            answer is None
+            or rows is None
+            or not all(torch.equal(p, then) for p, then in zip(policy.parameters(), answer[0], strict=True))
+        ):
+            yield
+            return
+
+        def evaluate_actions(observations: Observations, actions: Tensor) -> tuple[Tensor | None, ...]:
+            del policy.evaluate_actions
+            asked = rows()
+            return tuple(None if output is None else output[asked] for output in answer[1])
+
+        policy.evaluate_actions = evaluate_actions
+        try:
+            yield
+        finally:
+            vars(policy).pop("evaluate_actions", None)
 
     @torch.no_grad()
     def along(self, direction: dict[str, Tensor], values: bool = True) -> tuple[Tensor, Tensor]:
@@ -215,6 +332,9 @@ class Linearization:
             if d_log_prob is None and (d_value is None or not values):
                 continue
             u_bias = None if bias is None else direction[bias]
+            # The outer loss knows no critic: there u is 0 unless clipping by the norm couples it to the policy.
+            if not direction[weight].any() and (u_bias is None or not u_bias.any()):
+                continue
             if isinstance(layer, nn.Conv2d):
                 moved = F.conv2d(
                     inputs,

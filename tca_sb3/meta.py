@@ -185,7 +185,8 @@ class MetaLearner:
         linearization = Linearization(policy, episodes.flat_observations, policy_actions(policy, episodes))
         advantages = self.judge(episodes, values)
         outer_loss = policy_gradient_loss(episodes.flatten(advantages), linearization.log_prob)
-        outer_gradient = flatten(linearization.gradient(outer_loss).values())
+        (cotangent,) = torch.autograd.grad(outer_loss, linearization.log_prob, retain_graph=True)
+        outer_gradient = flatten(linearization.log_prob_gradient(cotangent).values())
         linearization.freeze()
         if self.outer_momentum > 0:
             if self._outer_average is not None:
@@ -296,9 +297,19 @@ class MetaLearner:
         self.value_optimizer.step()
 
     @contextlib.contextmanager
-    def recording(self, policy: nn.Module, optimizer: torch.optim.Optimizer, max_grad_norm: float) -> Iterator[None]:
+    def recording(
+        self,
+        policy: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        max_grad_norm: float,
+        rows: Callable[[], Tensor] | None = None,
+    ) -> Iterator[None]:
         """Record the inner step that is made inside the ``with`` block (SB3's own ``train()``).
 
+        :param rows: gives the steps that ``train()`` asks ``policy.evaluate_actions`` about, as rows of the episodes'
+            flat steps: then it is answered with what :meth:`outer_step` computed, see
+            :meth:`~tca_sb3.directional.Linearization.answering`. ``None`` where the policy may compute something else
+            in training mode.
         :raises ValueError: if the optimiser has no differentiable step here, or more than one gradient step is made.
         """
         assert self._pending is not None, "outer_step() comes before the inner step"
@@ -319,7 +330,8 @@ class MetaLearner:
 
         hooks = [p.register_post_accumulate_grad_hook(keep) for p in parameters if p.requires_grad]
         try:
-            yield
+            with self._pending[2].answering(rows):
+                yield
         finally:
             for hook in hooks:
                 hook.remove()

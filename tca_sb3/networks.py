@@ -14,6 +14,8 @@ from torch import Tensor, nn
 
 from tca_sb3.episodes import Observations
 
+_OTHER_IN_TRAINING = (nn.modules.dropout._DropoutNd, nn.modules.batchnorm._NormBase, nn.RReLU, nn.RNNBase)
+
 
 class ObservationEncoder(nn.Module):
     """Raw observations to features: SB3's preprocessing and a fresh features extractor of the policy's class.
@@ -70,6 +72,18 @@ def critic_parameters(policy: ActorCriticPolicy, observations: Any) -> list[nn.P
         for parameter, mine, theirs in zip(parameters, by_value, by_policy, strict=True)
         if mine is not None and theirs is None
     ]
+
+
+def same_in_training(policy: ActorCriticPolicy) -> bool:
+    """Whether the policy is known to compute the same in training mode as in evaluation mode: all parts are ours,
+    SB3's or torch's, none is random, and none looks at its batch or its mode."""
+    return all(
+        type(module).__module__.split(".")[0] in ("torch", "stable_baselines3", "tca_sb3")
+        and not isinstance(module, _OTHER_IN_TRAINING)
+        and not module._forward_hooks
+        and not module._forward_pre_hooks
+        for module in policy.modules()
+    )
 
 
 class TileExtractor(BaseFeaturesExtractor):

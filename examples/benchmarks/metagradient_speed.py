@@ -143,8 +143,9 @@ def fuse(horizon: int, batch: int, width: int) -> tuple[float, float]:
         shapes = [(batch, length, width)] * 2 + [(4, width), ()]
         return [torch.randn(shape).requires_grad_() for shape in shapes]
 
-    # The first call in a process allocates libraries' own memory, and takes its time.
-    _Fusion.apply(*embeddings(64), rates, None).sum().backward()
+    # The first call in a process allocates libraries' own memory, and takes its time; so does the first backward() with
+    # a gradient, for which torch imports a whole algebra system.
+    _Fusion.apply(*embeddings(64), rates, None).backward(torch.randn(batch, 64, 64))
     leaves, signal = embeddings(horizon), torch.randn(batch, horizon, horizon)
     Path("/proc/self/clear_refs").write_text("5")  # start the peak afresh (Linux)
     before = memory("VmRSS")

@@ -30,7 +30,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, is_dataclass, replace
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -399,6 +399,33 @@ def at_least_one(text: str) -> int:
     return number
 
 
+def changed(settings: Any, changes: Sequence[str]) -> Any:
+    """Settings with other values in some fields.
+
+    :param settings: a frozen dataclass.
+    :param changes: ``"field=value"`` each, the value as JSON; lists become tuples.
+    :raises ValueError: if there is no such field, or the value is not JSON.
+    """
+
+    def frozen(value: Any) -> Any:
+        return tuple(map(frozen, value)) if isinstance(value, list) else value
+
+    known = [one.name for one in fields(settings)]
+    values = {}
+    for change in changes:
+        name, _, text = change.partition("=")
+        if name not in known:
+            raise ValueError(f"--set got {change!r}, but there is no setting {name!r}; there are {', '.join(known)}.")
+        try:
+            values[name] = frozen(json.loads(text))
+        except json.JSONDecodeError:
+            raise ValueError(
+                f"--set got {change!r}, and {text!r} is not JSON; write for instance --set '{name}=[\"A2C\"]' or "
+                f"--set {name}=3."
+            ) from None
+    return replace(settings, **values)
+
+
 def main(figure: Figure, arguments: Sequence[str] | None = None) -> None:
     """The command line of a figure's script.
 
@@ -409,12 +436,23 @@ def main(figure: Figure, arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--scale", choices=SCALES, default="quick", help="size of the experiment (default: quick)")
     parser.add_argument("--seeds", type=at_least_one, help="number of seeds (default: the scale's)")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="FIELD=JSON",
+        help="another value for a field of the script's Settings; may be given several times",
+    )
     parser.add_argument("--jobs", type=at_least_one, default=1, help="number of processes (default: 1)")
     parser.add_argument("--out", type=Path, default=Path("runs/paper"), help="results go to OUT/FIGURE")
     options = parser.parse_args(arguments)
     settings = figure.scales[options.scale]
     if options.seeds is not None:
         settings = replace(settings, seeds=options.seeds)
+    try:
+        settings = changed(settings, options.set)
+    except ValueError as refusal:
+        parser.error(str(refusal))
     folder = options.out / figure.name
     try:
         run_figure(figure, options.scale, settings, folder, options.jobs)

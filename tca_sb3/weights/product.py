@@ -14,6 +14,7 @@ from tca_sb3.episodes import Episodes, map_observations
 from tca_sb3.weights.base import MakeEncoder, PairwiseWeights, new_encoder
 
 _BLOCK = 32  # columns handled together; exp(_BLOCK / shortest lag scale) must stay far from overflow
+_ROWS = 128  # rows handled together; beside the weights a block then needs a few megabytes, however long T is
 
 
 class Product(PairwiseWeights):
@@ -93,7 +94,7 @@ class Product(PairwiseWeights):
 class _Fusion(torch.autograd.Function):
     """``σ(bias + Σ_{d,m} credit[t, d] · arrival[k, d] · coefficients[m, d] · exp(−rates[m] (k − t)))``, 0 below.
 
-    By blocks of columns: with ``r`` the first ``k`` of a block, ``exp(−rate (k − t))`` is ``exp(−rate (k − r))`` times
+    By blocks: with ``r`` the first ``k`` of a block, ``exp(−rate (k − t))`` is ``exp(−rate (k − r))`` times
     ``exp(−rate (r − t))``, and a block is one batched matrix product over the ``(m, d)`` pairs. Nothing but the inputs
     and the weights is kept for the backward pass.
     """
@@ -131,12 +132,12 @@ class _Fusion(torch.autograd.Function):
         blocks = list(_blocks(credit.shape[1], rates))
         # A block is made twice rather than all of them kept: they would be as large as the weights.
         into_bias = torch.stack([slope_of(rows, columns).sum() for rows, columns, _, _ in blocks]).sum()
-        into_credit, into_arrival = torch.zeros_like(credit), torch.empty_like(arrival)
+        into_credit, into_arrival = torch.zeros_like(credit), torch.zeros_like(arrival)
         into_coefficients = torch.zeros_like(coefficients)
         for rows, columns, decay_rows, decay_columns in blocks:
             slope = slope_of(rows, columns)
             if lengths is not None:  # the mean logit takes back what all pairs have in common
-                _keep_pairs(slope.sub_(into_bias / _n_pairs(lengths)), lengths, columns.start)
+                _keep_pairs(slope.sub_(into_bias / _n_pairs(lengths)), lengths, rows.start, columns.start)
             left = credit[:, rows].unsqueeze(2) * (decay_rows.unsqueeze(2) * coefficients)
             right = arrival[:, columns].unsqueeze(2) * decay_columns.unsqueeze(2)
             # What reaches credit[t, d] · coefficients[m, d], then what reaches arrival.
@@ -144,16 +145,16 @@ class _Fusion(torch.autograd.Function):
             into_credit[:, rows] += (mixed * coefficients).sum(2)
             into_coefficients += (mixed * credit[:, rows].unsqueeze(2)).sum((0, 1))
             reached = torch.bmm(slope.transpose(1, 2), left.flatten(2)).view(right.shape)
-            into_arrival[:, columns] = (reached * decay_columns.unsqueeze(2)).sum(2)
+            into_arrival[:, columns] += (reached * decay_columns.unsqueeze(2)).sum(2)
         if lengths is not None:
             into_bias = torch.zeros_like(into_bias)
         return into_credit, into_arrival, into_coefficients, into_bias, None, None
 
 
-def _keep_pairs(matrices: Tensor, lengths: Tensor, first: int = 0) -> Tensor:
-    """Zero, in place, what is no pair ``t < k`` of an episode of that length; columns from ``first``, ``(B, ·, ·)``."""
-    times = torch.arange(first, first + matrices.shape[2], device=lengths.device)
-    return matrices.triu_(-first).mul_((times < lengths.unsqueeze(1)).unsqueeze(1))
+def _keep_pairs(matrices: Tensor, lengths: Tensor, first_row: int = 0, first_column: int = 0) -> Tensor:
+    """Zero, in place, what is no pair ``t < k`` of an episode of that length, in a block ``(B, ·, ·)`` of all pairs."""
+    times = torch.arange(first_column, first_column + matrices.shape[2], device=lengths.device)
+    return matrices.triu_(first_row - first_column).mul_((times < lengths.unsqueeze(1)).unsqueeze(1))
 
 
 def _n_pairs(lengths: Tensor) -> Tensor:
@@ -165,11 +166,13 @@ def _mean_over_pairs(matrices: Tensor, lengths: Tensor) -> Tensor:
 
 
 def _blocks(horizon: int, rates: Tensor) -> Iterator[tuple[slice, slice, Tensor, Tensor]]:
-    """Blocks of columns ``k − 1``, the rows that have pairs there, and the two factors of the decays, ``(·, m)``."""
+    """Blocks of rows ``t`` and columns ``k − 1`` that hold all pairs, and the two factors of the decays, ``(·, m)``."""
     times = torch.arange(horizon, device=rates.device, dtype=rates.dtype).unsqueeze(1)
     for start in range(0, horizon, _BLOCK):
         stop = min(start + _BLOCK, horizon)
-        # Below the diagonal of the last rows the lag is negative; those pairs do not count.
-        decay_rows = torch.exp(-rates * (start + 1 - times[:stop]))
         decay_columns = torch.exp(-rates * (times[start:stop] - start))
-        yield slice(0, stop), slice(start, stop), decay_rows, decay_columns
+        for top in range(0, stop, _ROWS):
+            bottom = min(top + _ROWS, stop)
+            # Below the diagonal of the last rows the lag is negative; those pairs do not count.
+            decay_rows = torch.exp(-rates * (start + 1 - times[top:bottom]))
+            yield slice(top, bottom), slice(start, stop), decay_rows, decay_columns

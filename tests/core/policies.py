@@ -64,6 +64,18 @@ class Conv(nn.Module):
         return self.last(self.second(self.first(x).tanh()).relu().flatten(1)).tanh()
 
 
+class Worded(nn.Module):
+    """A convolution whose padding is a word."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(2, 2, 3, padding="same")
+        self.last = nn.Linear(2 * 7 * 7, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.first(x).tanh().flatten(1)).tanh()
+
+
 class Sequence(nn.Module):
     """A layer applied at every position of ``(n, 3, 2)``."""
 
@@ -157,6 +169,7 @@ PLAIN: dict[str, Callable[[], Policy]] = {
     "shared trunk": lambda: shared(mlp()),
     "conv": lambda: Policy(Conv(), Conv()),
     "shared conv": lambda: shared(Conv()),
+    "conv with a word for its padding": lambda: Policy(Worded(), Worded()),
     "sequence": lambda: shared(Sequence()),
     "dict": lambda: shared(DictExtractor()),
 }

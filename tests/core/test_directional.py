@@ -92,7 +92,7 @@ def test_other_parameters_than_the_live_ones(kind: str) -> None:
             assert torch.allclose(one, other, rtol=1e-10, atol=1e-12)
     linearization = Linearization(policy, observations, actions, dict(point))
     elsewhere.evaluate_actions(observations, actions)[1].sum().backward()
-    gradient = linearization.gradient(linearization.log_prob.sum())
+    gradient = linearization.log_prob_gradient(torch.ones(N, dtype=torch.float64))
     for name, parameter in elsewhere.named_parameters():
         there = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
         assert torch.allclose(gradient[name], there, rtol=1e-10, atol=1e-12), name
@@ -118,16 +118,15 @@ def test_a_frozen_linearization_outlives_the_step(kind: str) -> None:
 def test_gradient_is_autograds(kind: str) -> None:
     policy = policies.make(kind)
     observations, actions = policies.batch(kind, N)
-    linearization = Linearization(policy, observations, actions)
-    assert linearization.entropy is not None
-    loss = (linearization.log_prob * linearization.values).sum() + linearization.entropy.sum()
-    found = linearization.gradient(loss)
-    values, log_prob, entropy = policy.evaluate_actions(observations, actions)
-    ((log_prob * values.flatten()).sum() + entropy.sum()).backward()
-    assert list(found) == [name for name, _ in policy.named_parameters()]
-    for name, parameter in policy.named_parameters():
-        wanted = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-        assert torch.allclose(found[name], wanted, rtol=1e-12, atol=1e-14)
+    cotangent = torch.randn(N, generator=generator(8), dtype=torch.float64)
+    (policy.evaluate_actions(observations, actions)[1] * cotangent).sum().backward()
+    for forward_mode in (False, True):
+        linearization = Linearization(policy, observations, actions, forward_mode=forward_mode)
+        found = linearization.log_prob_gradient(cotangent)
+        assert list(found) == [name for name, _ in policy.named_parameters()]
+        for name, parameter in policy.named_parameters():
+            wanted = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+            assert torch.allclose(found[name], wanted, rtol=1e-12, atol=1e-14), name
 
 
 def test_without_values_none_are_computed(kind: str) -> None:

@@ -56,8 +56,12 @@ def test_it_is_the_sum_over_embedding_dimensions(kind: str, lag_scales: tuple[fl
 
 @pytest.mark.parametrize("lengths", [[1], [33, 33], [70, 32, 3]])
 @pytest.mark.parametrize("center", [False, True])
-def test_gradients_are_those_of_the_materialised_form(lengths: list[int], center: bool) -> None:
-    """Over several blocks of columns, with padding, every gradient: ``(B, T, T, d)`` written out is the oracle."""
+@pytest.mark.parametrize("rows", [module._ROWS, 20])
+def test_gradients_are_those_of_the_materialised_form(
+    lengths: list[int], center: bool, rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Over several blocks, with padding, every gradient: ``(B, T, T, d)`` written out is the oracle."""
+    monkeypatch.setattr(module, "_ROWS", rows)
     generator = torch.Generator().manual_seed(0)
     horizon, batch = max(lengths), len(lengths)
 

@@ -134,12 +134,32 @@ def test_folder_of_other_settings_is_refused(tmp_path: Path, capsys: pytest.Capt
     assert before == {path.name: path.read_bytes() for path in (tmp_path / "toy").iterdir() if path.is_file()}
 
 
-@pytest.mark.parametrize("wrong", [["--seeds", "0"], ["--jobs", "-1"], ["--scale", "huge"]])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        ["--seeds", "0"],
+        ["--jobs", "-1"],
+        ["--scale", "huge"],
+        ["--set", "nosie=1"],
+        ["--set", "noise"],
+        ["--set", "noise=a"],
+    ],
+)
 def test_wrong_command_lines(wrong: list[str], tmp_path: Path) -> None:
     with pytest.raises(SystemExit) as refused:
         harness.main(toy_figure(tmp_path / "log"), ["--out", str(tmp_path), *wrong])
     assert refused.value.code == 2
     assert not (tmp_path / "toy").exists()
+
+
+def test_any_setting_can_be_set(tmp_path: Path) -> None:
+    figure = toy_figure(tmp_path / "log")
+    harness.main(figure, ["--out", str(tmp_path), "--set", "noise=2.5", "--set", "seeds=2"])
+    runs = pd.read_csv(tmp_path / "toy/runs.csv")
+    assert set(runs["noise"]) == {2.5} and len(runs) == 3
+    assert json.loads((tmp_path / "toy/config.json").read_text())["settings"] == {"seeds": 2, "noise": 2.5}
+
+    assert harness.changed(Toy(1), ["noise=[[1, 2], 3]"]).noise == ((1, 2), 3)
 
 
 def test_two_tasks_of_one_name_are_refused(tmp_path: Path) -> None:

@@ -343,3 +343,20 @@ def test_a_rollout_that_sb3_has_taken_apart_is_not_read_as_episodes() -> None:
     model = A2C("MlpPolicy", vec_env([(3,)]), n_steps=4, policy_kwargs={"net_arch": [4]}).learn(4)
     with pytest.raises(ValueError, match=r"taken this rollout apart.*on_rollout_end\.$"):
         model.rollout_buffer.episodes()
+
+
+@pytest.mark.parametrize("kind", SPACES)
+@pytest.mark.parametrize("n_episodes", [None, 1, 2])
+@pytest.mark.parametrize("lengths", [[(4,), (4,)], [(2, 5), (3,), (7, 1)]])
+def test_a_sample_says_which_steps_it_holds(kind: str, n_episodes: int | None, lengths: list[tuple[int, ...]]) -> None:
+    model, watch = collect(vec_env(lengths, kind=kind), kind, rollouts=1, n_steps=8, n_episodes=n_episodes)
+    episodes, _ = watch.rollouts[-1]
+    seen = []
+    for sample in model.rollout_buffer.get(3):
+        rows = model.rollout_buffer.sampled_steps()
+        seen += rows.tolist()
+        assert torch.equal(sample.actions.flatten(), episodes.flat_actions[rows].flatten())
+        for key, part in episodes.flat_observations.items() if kind == "dict" else [("", episodes.flat_observations)]:
+            sampled = sample.observations[key] if kind == "dict" else sample.observations
+            assert torch.equal(sampled.reshape(len(rows), -1), part[rows].reshape(len(rows), -1))
+    assert sorted(seen) == list(range(episodes.n_steps))

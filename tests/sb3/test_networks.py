@@ -12,7 +12,7 @@ from gymnasium import spaces
 from torch.nn import functional as F
 
 from tca_sb3 import MetaPWR
-from tca_sb3.networks import TileExtractor
+from tca_sb3.networks import TileExtractor, same_in_training
 
 IMAGE = spaces.Box(0, 255, (3, 5, 7), np.uint8)
 SPACE = spaces.Dict({"image": IMAGE, "code": spaces.Discrete(4), "place": spaces.Box(-1, 1, (2, 2))})
@@ -95,3 +95,23 @@ def test_a_policy_and_the_weights_train_on_small_images() -> None:
     model.learn(12)
     after = list(model.estimator.parameters())
     assert any(not torch.equal(one, other) for one, other in zip(before, after, strict=True))
+
+
+def test_what_is_known_to_be_the_same_in_training_mode() -> None:
+    """Whatever somebody else wrote may look at its mode."""
+    policy = MetaPWR("MultiInputPolicy", Room(), policy_kwargs={"features_extractor_class": TileExtractor}).policy
+    assert same_in_training(policy)
+    net = policy.mlp_extractor.policy_net
+
+    class Mine(torch.nn.Tanh):
+        pass
+
+    for module in (torch.nn.Dropout(), torch.nn.BatchNorm1d(64), torch.nn.RReLU(), Mine()):
+        net.append(module)
+        assert not same_in_training(policy)
+        del net[-1]
+    assert same_in_training(policy)
+    hook = net[0].register_forward_hook(lambda *_: None)
+    assert not same_in_training(policy)
+    hook.remove()
+    assert same_in_training(policy)

@@ -32,6 +32,7 @@ from tca_sb3 import (
     ReturnGeneratingModel,
     StateLambda,
     TDLambda,
+    algorithms,
 )
 from tca_sb3.directional import Linearization, evaluate_with
 from tca_sb3.inner import flatten, unflatten
@@ -145,6 +146,59 @@ def test_sb3s_gradient_is_that_of_the_inner_loss(cls: type, normalize: bool, est
     loss = inner_loss(advantages, targets, log_prob, v.flatten(), entropy, 0.02, model.vf_coef)
     wanted = flatten(torch.autograd.grad(loss, list(point.values())))
     assert torch.allclose(last.gradient, wanted, rtol=0, atol=1e-5 * wanted.abs().max().item())
+
+
+@pytest.mark.filterwarnings("ignore:You have specified a mini-batch size")
+@pytest.mark.parametrize("kind", POLICIES)
+@pytest.mark.parametrize(
+    "case",
+    [
+        {"cls": MetaPWR, "policy_kwargs": {"share_features_extractor": False}},
+        {"cls": MetaPWTD, "n_episodes": None, "n_steps": 6, "ent_coef": 0.02},
+        {"cls": PPO, "estimator_class": PWR, "n_episodes": 2, "meta_kwargs": {}, "n_epochs": 1, "batch_size": 1000},
+    ],
+    ids=["MetaPWR", "MetaPWTD", "PPO"],
+)
+def test_the_inner_step_computes_nothing_twice(
+    kind: str, case: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``train()`` is answered with what the outer step computed at the same θ; with dropout about, it would not be."""
+    found = []
+    for answered in (True, False):
+        monkeypatch.setattr(algorithms, "same_in_training", lambda policy, answered=answered: answered)
+        model = make(kind, **copy.deepcopy(case))
+        evaluate, calls = model.policy_class.evaluate_actions, []
+        monkeypatch.setattr(
+            model.policy_class,
+            "evaluate_actions",
+            lambda *args, evaluate=evaluate, calls=calls: calls.append(1) or evaluate(*args),
+        )
+        witness = Witness(model)
+        model.learn(40)
+        monkeypatch.undo()
+        assert len(calls) == (1 if answered else 2) * len(witness.after)
+        assert "evaluate_actions" not in vars(model.policy)
+        found.append((model.meta._last.gradient, witness.after[-1], eta_of(model)))
+    for one, other in zip(*found, strict=True):
+        assert torch.allclose(one, other, rtol=0, atol=2e-5 * other.abs().max().item())
+
+
+def test_a_policy_that_moved_after_the_outer_step_is_evaluated_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = make()
+    inside, evaluate, calls = model.train, model.policy_class.evaluate_actions, []
+    monkeypatch.setattr(
+        model.policy_class, "evaluate_actions", lambda *args: calls.append("evaluated") or evaluate(*args)
+    )
+
+    def train() -> None:
+        with torch.no_grad():
+            model.policy.action_net.bias.add_(0.5)
+        calls.append("train")
+        inside()
+
+    model.train = train
+    model.learn(20)
+    assert calls[:3] == ["evaluated", "train", "evaluated"]
 
 
 # -- the order of things --------------------------------------------------------------------------------------------
