@@ -182,7 +182,7 @@ class AttentionEncoder(Encoder):
         input_dim: int,
         latent_dim: int = 32,
         n_recalls: int = 3,
-        net_arch: Sequence[int] = (64, 64),
+        net_arch: Sequence[int] = (128, 128),
         activation_fn: type[nn.Module] = nn.ReLU,
     ) -> None:
         super().__init__(input_dim, latent_dim, n_recalls)
@@ -217,7 +217,7 @@ class RecurrentEncoder(Encoder):
         input_dim: int,
         latent_dim: int = 32,
         n_recalls: int = 3,
-        net_arch: Sequence[int] = (64, 64),
+        net_arch: Sequence[int] = (128, 128),
         activation_fn: type[nn.Module] = nn.ReLU,
     ) -> None:
         super().__init__(input_dim, latent_dim, n_recalls)

@@ -80,7 +80,7 @@ class LVGTSPolicy(BasePolicy):
     :param n_recalls: ``k``, the most moments that one step recalls.
     :param noise_std: standard deviation of ``η``, in scaled units.
     :param net_arch: widths of hidden layers: one list for all networks, or a dict with the keys ``"encoder"``,
-        ``"model"`` (decoder, transition and reward) and ``"pi"``; those left out are ``[64, 64]``.
+        ``"model"`` (decoder, transition and reward) and ``"pi"``; those left out are ``[128, 128]``.
     :param activation_fn: between layers.
     :param encoder_class: an :class:`~tca_sb3.lvgts.encoder.Encoder`; ``RecurrentEncoder`` is Eq. 3's reading.
     :param encoder_kwargs: its arguments besides ``input_dim``, ``latent_dim`` and ``n_recalls``.
@@ -357,8 +357,8 @@ def _widths(net_arch: NetArch | None) -> dict[str, list[int]]:
         unknown = set(net_arch) - set(_NET_PARTS)
         if unknown:
             raise ValueError(f"net_arch has the keys {sorted(unknown)}, which name no network; write {_NET_PARTS}.")
-        return {part: list(net_arch.get(part, [64, 64])) for part in _NET_PARTS}
-    return {part: [64, 64] if net_arch is None else list(net_arch) for part in _NET_PARTS}
+        return {part: list(net_arch.get(part, [128, 128])) for part in _NET_PARTS}
+    return {part: [128, 128] if net_arch is None else list(net_arch) for part in _NET_PARTS}
 
 
 def _flat_dim(space: spaces.Space) -> int:

@@ -29,7 +29,7 @@ class WorldModel(nn.Module):
         latent_dim: int,
         action_dim: int,
         observation_dim: int,
-        net_arch: Sequence[int] = (64, 64),
+        net_arch: Sequence[int] = (128, 128),
         activation_fn: type[nn.Module] = nn.ReLU,
     ) -> None:
         super().__init__()
