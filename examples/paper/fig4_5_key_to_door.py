@@ -1,5 +1,7 @@
 """Figures 4 and 5: Key-to-Door, every method of the paper but TVT; what is learned, and which weights learn it.
 
+The ``cpu`` scale runs three of the methods; ``paper`` runs all, or ``--set 'methods=[...]'`` those you name.
+
 Figure 5 is reward in the door phase and total return against frames; Figure 4 the handcrafted weights beside those that
 Meta-PWR learned. The paper's hyperparameters are in an appendix that is not public: all numbers here are ours, tuned on
 the middle setting (mean 5, variance 25) with seeds from 1000 up, then frozen for the other apple settings. Reporting
@@ -59,13 +61,7 @@ META: dict[str, Any] = {
     "outer_momentum": 0.9,
 }
 # v_φ has to know what the key is worth before the metagradient can: one step a rollout leaves it far behind.
-META_PWR = {
-    **META,
-    "gae_lambda": 0.95,
-    "learning_rate": 1e-3,
-    "value_updates": 24,
-    "center_scores": True,
-}
+META_PWR = {**META, "gae_lambda": 0.95, "learning_rate": 1e-3, "value_updates": 24, "center_scores": True}
 CENTERED: dict[str, Any] = {"weights_kwargs": {"center": True}}
 
 # The algorithm of each method, and what is its own.
@@ -78,12 +74,13 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "RGM": ("RGM", {"meta_kwargs": {**META, "learning_rate": 1e-3}}),
     "A2C-RR": ("A2CRR", {"gamma": 0.95}),
 }
-LITERAL = "Meta-PWR, no outer momentum"
-STOCK = "A2C, critic of SB3"
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     **METHODS,
-    LITERAL: ("MetaPWR", {"meta_kwargs": {**META_PWR, "outer_momentum": 0.0}, "estimator_kwargs": CENTERED}),
-    STOCK: ("A2C", {"gae_lambda": 0.98, "critic_updates": 0}),
+    "Meta-PWR, no outer momentum": (
+        "MetaPWR",
+        {"meta_kwargs": {**META_PWR, "outer_momentum": 0.0}, "estimator_kwargs": CENTERED},
+    ),
+    "A2C, critic of SB3": ("A2C", {"gae_lambda": 0.98, "critic_updates": 0}),
     "A2C, γ = 0.99": ("A2C", {"gamma": 0.99}),
 }
 Setting = tuple[float, float]
@@ -319,25 +316,12 @@ def others(settings: Settings, results: Results) -> list[Task]:
 
 
 def plot(settings: Settings, results: Results, summary: pd.DataFrame, folder: Path) -> None:
-    """Figure 5, a column for each setting; Figure 4 of Meta-PWR's run in the middle setting with the median door
-    reward; and how far Meta-PWR is from the others there, paired by seed."""
-    columns: list[tuple[Setting, Sequence[str], int]] = [(MIDDLE, settings.methods, settings.seeds)]
+    """Figure 5, the other settings in a picture of their own; Figure 4 of Meta-PWR's run in the middle setting with the
+    median door reward; and how far Meta-PWR is from the others there, paired by seed."""
+    plot_learning(results, [(MIDDLE, settings.methods, settings.seeds)], folder / "figure5_learning.png")
     if settings.other_seeds:
-        columns += [(apples, settings.other_methods, settings.other_seeds) for apples in settings.other_settings]
-    shown = [method for method in settings.methods if method in METHODS]
-    with drawing(folder / "figure5_learning.png", 3.2 * max(2, len(columns)), 5.4) as figure:
-        grid = figure.subplots(2, len(columns), sharex=True, squeeze=False)
-        for (apples, methods, seeds), axes in zip(columns, grid.T, strict=True):
-            for method in (one for one in methods if one in METHODS):
-                plot_curve(results, method, apples, seeds, "returns", axes[0])
-                plot_curve(results, method, apples, seeds, "door", axes[1])
-            axes[0].set_title(f"apples of mean {apples[0]:g}, variance {apples[1]:g}")
-            axes[1].set_xlabel("million frames")
-            axes[1].set_ylim(0, 10.2)
-        grid[0, 0].set_ylabel("episode return")
-        grid[1, 0].set_ylabel("reward in the door phase")
-        handles = [Line2D([], [], color=COLOURS[method], label=method) for method in shown]
-        figure.legend(handles=handles, loc="outside upper center", ncols=4)
+        columns = [(apples, settings.other_methods, settings.other_seeds) for apples in settings.other_settings]
+        plot_learning(results, columns, folder / "figure5_other_settings.png")
     if "Meta-PWR" in settings.methods:
         plot_weights(settings, results, folder / "figure4_weights.png")
         rows = [
@@ -347,6 +331,29 @@ def plot(settings: Settings, results: Results, summary: pd.DataFrame, folder: Pa
             for metric in ("door_reward", "return", "door_reward_overall", "return_overall")
         ]
         pd.DataFrame(rows).to_csv(folder / "differences.csv", index=False, float_format="%.6g")
+
+
+def plot_learning(results: Results, columns: Sequence[tuple[Setting, Sequence[str], int]], path: Path) -> None:
+    """Return, and door reward below it, for each setting with its methods and number of seeds; four settings a line."""
+    width = min(4, len(columns))
+    lines = -(-len(columns) // width)
+    with drawing(path, max(6.4, 3.2 * width), 5.4 * lines) as figure:
+        grid = figure.subplots(2 * lines, width, sharex=True, squeeze=False)
+        for index, (apples, methods, seeds) in enumerate(columns):
+            line, column = divmod(index, width)
+            above, below = grid[2 * line : 2 * line + 2, column]
+            for method in (one for one in methods if one in METHODS):
+                plot_curve(results, method, apples, seeds, "returns", above)
+                plot_curve(results, method, apples, seeds, "door", below)
+            above.set_title(f"apples of mean {apples[0]:g}, variance {apples[1]:g}")
+            below.set_xlabel("million frames")
+            below.set_ylim(0, 10.2)
+            if column == 0:
+                above.set_ylabel("episode return")
+                below.set_ylabel("reward in the door phase")
+        shown = dict.fromkeys(method for _, methods, _ in columns for method in methods if method in METHODS)
+        handles = [Line2D([], [], color=COLOURS[method], label=method) for method in shown]
+        figure.legend(handles=handles, loc="outside upper center", ncols=4)
 
 
 def plot_curve(results: Results, method: str, apples: Setting, seeds: int, name: str, axes: Axes) -> None:

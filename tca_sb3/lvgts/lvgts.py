@@ -62,17 +62,6 @@ class ConstantThenLinear:
         return self.initial * (0.1 + 0.9 * min(1.0, 2.0 * progress_remaining))
 
 
-def clip_gradients(parameters: list[nn.Parameter], max_norm: float) -> None:
-    """``clip_grad_norm_`` with one norm instead of one for each of many small parameters."""
-    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    if not gradients:
-        return
-    norm = torch.linalg.vector_norm(torch.cat([gradient.flatten() for gradient in gradients]))
-    if not norm <= max_norm:  # NaN too spreads, as there
-        for gradient in gradients:
-            gradient.mul_(max_norm / (norm + 1e-6))
-
-
 class LVGTS(BaseAlgorithm):
     """Latent Value Gradients with Temporal Shortcuts (Algorithm 1), for continuous actions and partial observability.
 
@@ -477,12 +466,10 @@ class LVGTS(BaseAlgorithm):
 
     def _descend(self, loss: Tensor, optimizer: torch.optim.Optimizer, *groups: list[nn.Parameter]) -> None:
         """One step down; the gradient of each group of parameters is clipped by itself."""
-        parameters = [parameter for group in groups for parameter in group]
-        for parameter in parameters:
-            parameter.grad = None
-        loss.backward(inputs=parameters)
+        optimizer.zero_grad()
+        loss.backward(inputs=[parameter for group in groups for parameter in group])
         for group in groups:
-            clip_gradients(group, self.max_grad_norm)
+            nn.utils.clip_grad_norm_(group, self.max_grad_norm)
         optimizer.step()
 
     def train(self) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -188,17 +187,17 @@ class LVGTSPolicy(BasePolicy):
     def n_recalls(self, n_recalls: int) -> None:
         self.encoder.n_recalls = n_recalls
 
-    @cached_property
+    @property
     def actor_parameters(self) -> list[nn.Parameter]:
         """``θ``, all that the policy gradient moves."""
         return list(self.actor.parameters())
 
-    @cached_property
+    @property
     def model_parameters(self) -> list[nn.Parameter]:
         """All that Eq. 7 moves: features extractor, encoder and world model."""
         return [p for part in (self.features_extractor, self.encoder, self.world_model) for p in part.parameters()]
 
-    @cached_property
+    @property
     def value_parameters(self) -> list[nn.Parameter]:
         """Those of ``v``; none where there is no value function."""
         return [] if self.value is None else list(self.value.parameters())

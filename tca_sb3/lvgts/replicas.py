@@ -45,11 +45,10 @@ class _Group:
         gradients = [parameter.grad for parameter in self.stacked if parameter.grad is not None]
         if not gradients:
             return
-        norms = torch.linalg.vector_norm(torch.cat([gradient.flatten(1) for gradient in gradients], dim=1), dim=1)
-        if not (norms <= self.max_norm).all():
-            factors = (self.max_norm / (norms + 1e-6)).clamp(max=1.0)
-            for gradient in gradients:
-                gradient.mul_(factors.reshape(-1, *[1] * (gradient.ndim - 1)))
+        norms = torch.stack([gradient.flatten(1).square().sum(1) for gradient in gradients]).sum(0).sqrt()
+        factors = (self.max_norm / (norms + 1e-6)).clamp(max=1.0)
+        for gradient in gradients:
+            gradient.mul_(factors.reshape(-1, *[1] * (gradient.ndim - 1)))
 
 
 class Replicas:
@@ -195,12 +194,10 @@ class Replicas:
             named = {f"policy.{name}": parameter for name, parameter in parameters.items()}
             return torch.func.functional_call(loss, named, arguments, tie_weights=False)
 
-        parameters = [parameter for group in groups for parameter in group.stacked]
-        for parameter in parameters:
-            parameter.grad = None
+        optimizer.zero_grad()
         values, extra = torch.vmap(one)(self.stacked, *arguments)
         # No run's loss depends on another's parameters: the sum's gradient is the stack of theirs.
-        values.sum().backward(inputs=parameters)
+        values.sum().backward(inputs=[parameter for group in groups for parameter in group.stacked])
         for group in groups:
             group.clip()
         optimizer.step()
