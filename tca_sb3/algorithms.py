@@ -37,7 +37,7 @@ from tca_sb3.estimators import (
 )
 from tca_sb3.inner import InnerOptimizer
 from tca_sb3.meta import MetaLearner
-from tca_sb3.networks import ObservationEncoder, RegularValue, critic_parameters, same_in_training
+from tca_sb3.networks import CriticHead, ObservationEncoder, RegularValue, critic_parameters, same_in_training
 from tca_sb3.objectives import value_loss
 from tca_sb3.policies import TabularPolicy
 from tca_sb3.vec_env import GymVecEnv
@@ -62,7 +62,9 @@ class CreditMixin(_Host):
         are logged as ``rollout/discarded_steps``. Environments of one fixed length discard nothing.
     :param max_rollout_steps: with ``n_episodes``, the most steps an environment may take in a rollout.
     :param meta_kwargs: run the outer loop with these arguments of :class:`~tca_sb3.meta.MetaLearner` (``{}`` for its
-        defaults). The same as passing a ``MetaGradientCallback`` to every ``learn()``.
+        defaults). The same as passing a ``MetaGradientCallback`` to every ``learn()``. One more is known here:
+        ``shared_critic=True`` makes ``v_φ`` a second head on the policy's critic, fitted together with it in
+        ``critic_updates``, instead of a network of its own. Ours, and cheaper.
     :param critic_updates: after SB3's own training on a rollout, up to so many further steps of the policy's optimiser
         on the value loss alone, each on an equal share of the rollout's steps, so that all together cost about one
         pass. They move only what the policy's actions do not depend on: where actor and critic share layers, the
@@ -196,13 +198,29 @@ class CreditMixin(_Host):
                 f"n_epochs={self.n_epochs} passes; use A2C, or set n_epochs=1 and batch_size to the whole rollout."  # type: ignore[attr-defined]
             )
         InnerOptimizer.of(self.policy.optimizer)
-        value_net = None
-        if not self.estimator.regular_critic:
-            value_net = RegularValue(self.policy).to(self.device).eval()
         settings: dict[str, Any] = {"gamma": self.gamma, "gae_lambda": self.gae_lambda, **meta_kwargs}
+        value_net = self._make_value_net(settings.pop("shared_critic", False))
         self.meta = MetaLearner(self.estimator, value_net, **settings)
         self.meta_kwargs = meta_kwargs
         self.rollout_buffer.deferred = True
+
+    def _make_value_net(self, shared_critic: bool) -> nn.Module | None:
+        """A fresh ``v_φ``; ``None`` where the policy's critic is the regular one already."""
+        regular = self.estimator.regular_critic
+        if shared_critic and (regular or not self.critic_updates):
+            raise ValueError(
+                f"{type(self).__name__} got shared_critic=True, "
+                + (
+                    f"but the critic of {type(self.estimator).__name__} is v_φ already; leave it out."
+                    if regular
+                    else "which fits both heads of the critic in critic_updates, and there are none; write for "
+                    "instance critic_updates=8."
+                )
+            )
+        if regular:
+            return None
+        network = CriticHead(self.policy) if shared_critic else RegularValue(self.policy)
+        return network.to(self.device).eval()
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "estimator", "meta", "_collecting"]
@@ -316,8 +334,9 @@ class CreditMixin(_Host):
         self.policy.optimizer.load_state_dict(fresh.optimizer.state_dict())
         if self.meta is not None:
             self.meta.forget()
-            if self.meta.value_net is not None:
-                self.meta.reset_value(RegularValue(self.policy).to(self.device))
+            value_net = self._make_value_net(isinstance(self.meta.value_net, CriticHead))
+            if value_net is not None:
+                self.meta.reset_value(value_net)
 
     def train(self) -> None:
         if self.meta is None or not self.meta.awaits_inner_step:
@@ -330,16 +349,30 @@ class CreditMixin(_Host):
             self._fit_critic()
 
     def _fit_critic(self) -> None:
-        """``critic_updates`` steps on the value loss, outside the inner step that the metagradient goes through."""
-        critic = critic_parameters(self.policy, self._last_obs)
-        optimizer = self.policy.optimizer
+        """``critic_updates`` steps on the value loss, outside the inner step that the metagradient goes through; the
+        loss of a second head, if there is one, is added to it."""
+        fitted = critic_parameters(self.policy, self._last_obs)
+        optimizers = [self.policy.optimizer]
+        second = self.meta.take_head() if self.meta is not None else None
+        if second is not None:
+            head, head_optimizer, head_targets = second
+            fitted += head.parameters()
+            optimizers.append(head_optimizer)
         n_steps = self.rollout_buffer.buffer_size * self.rollout_buffer.n_envs
         for share in self.rollout_buffer.get(-(-n_steps // self.critic_updates)):
-            values = self.policy.predict_values(share.observations).flatten()
-            optimizer.zero_grad()  # to None: what has no gradient is not moved
-            (self.vf_coef * value_loss(share.returns, values)).backward(inputs=critic)
-            optimizer.step()
-        optimizer.zero_grad()
+            if second is None:
+                loss = value_loss(share.returns, self.policy.predict_values(share.observations).flatten())
+            else:
+                values, regular = head.both(share.observations)
+                wanted = head_targets[self.rollout_buffer.sampled_steps()]
+                loss = value_loss(share.returns, values.flatten()) + value_loss(wanted, regular.flatten())
+            for optimizer in optimizers:
+                optimizer.zero_grad()  # to None: what has no gradient is not moved
+            (self.vf_coef * loss).backward(inputs=fitted)
+            for optimizer in optimizers:
+                optimizer.step()
+        for optimizer in optimizers:
+            optimizer.zero_grad()
 
     # -- looking at weights --------------------------------------------------------------------------------------
 

@@ -28,6 +28,7 @@ from tca_sb3.directional import Linearization, evaluate_with
 from tca_sb3.episodes import Episodes, map_observations
 from tca_sb3.estimators.base import AdvantageEstimator, Estimate
 from tca_sb3.inner import InnerOptimizer, OptimizerState, flatten, unflatten
+from tca_sb3.networks import CriticHead
 from tca_sb3.objectives import adjoint_loss, center_scores, inner_loss, normalize, policy_gradient_loss, value_loss
 from tca_sb3.returns import lambda_advantages, td_errors
 
@@ -93,7 +94,8 @@ class MetaLearner:
 
     :param estimator: the estimator whose ``meta_parameters()`` are ``η``.
     :param value_net: ``v_φ``, from observations ``(n, ...)`` to ``(n, 1)``; ``None`` where the policy's critic
-        predicts the regular return and serves the outer loop too.
+        predicts the regular return and serves the outer loop too. A
+        :class:`~tca_sb3.networks.CriticHead` is fitted with the critic, by who trains that.
     :param learning_rate: of ``η`` (Adam).
     :param value_learning_rate: of ``v_φ`` (Adam).
     :param gamma: discount of the outer objective.
@@ -148,6 +150,11 @@ class MetaLearner:
                 f"MetaLearner got value_updates={value_updates} but the policy's critic serves as v_φ here, and "
                 "train() fits it; leave value_updates out."
             )
+        if value_updates > 1 and isinstance(value_net, CriticHead):
+            raise ValueError(
+                f"MetaLearner got value_updates={value_updates} but v_φ is a head of the policy's critic here; it is "
+                "fitted in the model's critic_updates: set those, and leave value_updates out."
+            )
         self.estimator = estimator
         self.value_net = value_net
         self.gamma = gamma
@@ -165,6 +172,7 @@ class MetaLearner:
         self._linearization: Linearization | None = None
         self._estimate: Estimate | None = None
         self._pending: tuple[Episodes, Tensor, Linearization] | None = None
+        self._head_targets: Tensor | None = None
 
     def outer_step(
         self,
@@ -264,17 +272,22 @@ class MetaLearner:
         return norm
 
     def judge(self, episodes: Episodes, values: Tensor) -> Tensor:
-        """The outer loop's regular advantages of a rollout; then ``v_φ``, where it is a network, is fitted to it.
+        """The outer loop's regular advantages of a rollout; then ``v_φ``, where it is a network of its own, is fitted
+        to it.
 
         :param values: the critic's values, ``(T + 1, B)``; used where the critic is ``v_φ``.
         :return: ``Ψ_t``, ``(T, B)``.
         """
         if self.value_net is None or self.value_optimizer is None:
             return regular_advantages(episodes, values, self.gamma, self.gae_lambda)[0]
-        with torch.set_grad_enabled(self.value_updates == 1):
+        later = isinstance(self.value_net, CriticHead)
+        with torch.set_grad_enabled(self.value_updates == 1 and not later):
             predicted = episode_values(self.value_net, episodes)
         advantages, targets = regular_advantages(episodes, predicted.detach(), self.gamma, self.gae_lambda)
         wanted = episodes.flatten(targets)
+        if later:
+            self._head_targets = wanted
+            return advantages
         if self.value_updates == 1:  # the prediction has its graph already
             with torch.enable_grad():
                 self._descend_value(value_loss(wanted, episodes.flatten(predicted[:-1])))
@@ -295,6 +308,15 @@ class MetaLearner:
         self.value_optimizer.zero_grad()
         loss.backward()
         self.value_optimizer.step()
+
+    def take_head(self) -> tuple[CriticHead, torch.optim.Optimizer, Tensor] | None:
+        """What is left to fit of the rollout judged last, once: ``v_φ``, if it is a head of the critic, its optimiser,
+        and its targets in the order of the episodes' flat steps. ``None`` if nothing is left."""
+        targets, self._head_targets = self._head_targets, None
+        if targets is None:
+            return None
+        assert isinstance(self.value_net, CriticHead) and self.value_optimizer is not None
+        return self.value_net, self.value_optimizer, targets
 
     @contextlib.contextmanager
     def recording(
@@ -350,6 +372,7 @@ class MetaLearner:
     def forget(self) -> None:
         """Drop the snapshot of the last inner step, for when ``θ`` is set from outside."""
         self._last = self._linearization = self._estimate = self._outer_average = self._pending = None
+        self._head_targets = None
 
     def reset_value(self, value_net: nn.Module) -> None:
         """Start ``v_φ`` and its optimiser afresh, from the parameters of ``value_net``."""

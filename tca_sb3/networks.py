@@ -54,6 +54,40 @@ class RegularValue(nn.Module):
         return self.head(self.hidden.forward_critic(self.encoder(observations)))
 
 
+class CriticHead(nn.Module):
+    """``v_φ(s)`` as a second head on the policy's critic, whose hidden layers serve both.
+
+    :param policy: the policy. Its parameters are used, and are not this module's: those are the head's alone.
+    :raises ValueError: if the policy's value is not the output of one linear layer called ``value_net``.
+    """
+
+    def __init__(self, policy: ActorCriticPolicy) -> None:
+        super().__init__()
+        if not isinstance(getattr(policy, "value_net", None), nn.Linear):
+            raise ValueError(
+                f"shared_critic=True needs a policy whose value is the linear layer value_net, and "
+                f"{type(policy).__name__} has none; leave shared_critic out."
+            )
+        self._policy = (policy,)  # torch does not look for modules in a tuple
+        self.head = nn.Linear(policy.value_net.in_features, 1)
+
+    def forward(self, observations: Observations) -> Tensor:
+        """``(n, *observation shape)`` to ``(n, 1)``."""
+        return self.both(observations)[1]
+
+    def both(self, observations: Observations) -> tuple[Tensor, Tensor]:
+        """``v_ψ(s)`` and ``v_φ(s)`` from one pass, each ``(n, 1)``."""
+        (policy,) = self._policy
+        hidden: list[Tensor] = []
+        # What value_net is given, whatever the policy's class does before it.
+        hook = policy.value_net.register_forward_pre_hook(lambda _, inputs: hidden.append(inputs[0]))
+        try:
+            values = policy.predict_values(observations)
+        finally:
+            hook.remove()
+        return values, self.head(hidden[-1])
+
+
 def critic_parameters(policy: ActorCriticPolicy, observations: Any) -> list[nn.Parameter]:
     """Parameters that the policy's value depends on and its distribution does not.
 

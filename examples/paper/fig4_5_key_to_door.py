@@ -74,8 +74,11 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "RGM": ("RGM", {"meta_kwargs": {**META, "learning_rate": 1e-3}}),
     "A2C-RR": ("A2CRR", {"gamma": 0.95}),
 }
+# v_φ as a second head on the policy's critic, which SHARED's steps fit.
+ONE_CRITIC = {**{name: value for name, value in META_PWR.items() if name != "value_updates"}, "shared_critic": True}
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     **METHODS,
+    "Meta-PWR, shared critic": ("MetaPWR", {"meta_kwargs": ONE_CRITIC, "estimator_kwargs": CENTERED}),
     "Meta-PWR, no outer momentum": (
         "MetaPWR",
         {"meta_kwargs": {**META_PWR, "outer_momentum": 0.0}, "estimator_kwargs": CENTERED},
@@ -238,7 +241,7 @@ def train(
     }
     torch.distributions.Distribution.set_default_validate_args(False)
     model = getattr(tca_sb3, name)("MlpPolicy", venv, policy_kwargs=policy_kwargs, seed=seed, device="cpu", **arguments)
-    curves = Curves(rules, max(1, updates // 4) if method == "Meta-PWR" else 0)
+    curves = Curves(rules, max(1, updates // 4) if name == "MetaPWR" else 0)
     model.learn(updates * n_envs * rules.horizon, callback=curves)
     returns, door = np.array(curves.returns), np.array(curves.door)
     tail = max(1, updates // 10)
