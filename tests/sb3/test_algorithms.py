@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -42,6 +43,7 @@ from tca_sb3 import (
     Tabular,
     TDLambda,
 )
+from tca_sb3.networks import CriticHead
 
 TINY: dict[str, Any] = {"net_arch": [8]}
 
@@ -290,6 +292,89 @@ def test_critic_updates_are_a_loop_over_the_value_loss(case: str, lengths: list[
         policy_after.optimizer.step()
     for (name, mine), theirs in zip(fitted.policy.named_parameters(), policy_after.parameters(), strict=True):
         torch.testing.assert_close(mine, theirs, msg=name)
+
+
+def test_a_shared_critic_is_fitted_to_both_targets_at_once() -> None:
+    """Against two losses, a loop over shares and two optimisers, written out."""
+    rate, gamma, lam = 0.02, 0.9, 0.8
+    model = MetaPWR(
+        "MlpPolicy",
+        vec_env([(2, 4), (3,)], kind="box", scale=0.1),
+        policy_kwargs={**TINY, "optimizer_class": torch.optim.SGD},
+        seed=0,
+        learning_rate=0.01,
+        critic_updates=3,
+        gamma=gamma,
+        gae_lambda=lam,
+        meta_kwargs={"shared_critic": True, "value_learning_rate": rate},
+    )
+    assert model.meta is not None and isinstance(model.meta.value_net, CriticHead)
+    head = model.meta.value_net.head
+    twin, found = torch.nn.Linear(8, 1), []
+    adam = torch.optim.Adam(twin.parameters(), lr=rate)
+    twin.load_state_dict(head.state_dict())
+    fit = model._fit_critic
+
+    def by_hand() -> None:
+        model.policy.action_dist.distribution = None  # holds a graph, which cannot be copied
+        policy, (episodes, _) = copy.deepcopy(model.policy), model.rollout_buffer.episodes()
+        # The outer targets are of the critic as it was when the rollout was judged: before the inner step.
+        targets = []
+        for b in range(episodes.batch_size):
+            length = int(episodes.lengths[b])
+            values = [*judged[b], torch.zeros(())]
+            advantage = torch.zeros(())
+            column = []
+            for t in reversed(range(length)):
+                error = episodes.rewards[t, b] + gamma * values[t + 1] - values[t]
+                advantage = error + gamma * lam * advantage
+                column.append(advantage + values[t])
+            targets += column[::-1]
+        set_random_seed(7)
+        buffer = model.rollout_buffer
+        observations, returns = torch.as_tensor(buffer.observations), torch.as_tensor(buffer.returns.flatten())
+        order = np.random.permutation(len(returns))  # noqa: NPY002 (SB3's buffer draws so)
+        size = -(-len(returns) // 3)
+        layers = [*policy.mlp_extractor.value_net.parameters(), *policy.value_net.parameters()]
+        for start in range(0, len(order), size):
+            rows = order[start : start + size]
+            hidden = policy.mlp_extractor.forward_critic(observations[rows])
+            inner = (policy.value_net(hidden).flatten() - returns[rows]).square().mean()
+            outer = (twin(hidden).flatten() - torch.stack(targets)[rows]).square().mean()
+            gradients = torch.autograd.grad(0.5 * (inner + outer), [*layers, *twin.parameters()])
+            with torch.no_grad():
+                for parameter, gradient in zip(layers, gradients, strict=False):
+                    parameter -= 0.01 * gradient
+            for parameter, gradient in zip(twin.parameters(), gradients[len(layers) :], strict=True):
+                parameter.grad = gradient
+            adam.step()
+        set_random_seed(7)
+        fit()
+        found.append(1)
+        for (name, mine), theirs in zip(model.policy.named_parameters(), policy.parameters(), strict=True):
+            torch.testing.assert_close(mine, theirs, msg=name)
+        for mine, theirs in zip(head.parameters(), twin.parameters(), strict=True):
+            torch.testing.assert_close(mine, theirs)
+
+    judged: list[Tensor] = []
+    judge = model.meta.judge
+
+    def listening(episodes: Any, values: Tensor) -> Tensor:
+        with torch.no_grad():
+            judged[:] = [
+                head(model.policy.mlp_extractor.forward_critic(episodes.observations[: int(n), b])).flatten()
+                for b, n in enumerate(episodes.lengths)
+            ]
+        before = copy.deepcopy(head.state_dict())
+        advantages = judge(episodes, values)
+        assert all(torch.equal(before[key], value) for key, value in head.state_dict().items()), "fitted later"
+        return advantages
+
+    model.meta.judge = listening  # type: ignore[method-assign]
+    model._fit_critic = by_hand  # type: ignore[method-assign]
+    model.learn(30)
+    assert len(found) > 2
+    assert model.meta.take_head() is None
 
 
 @pytest.mark.parametrize(

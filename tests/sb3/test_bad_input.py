@@ -10,6 +10,7 @@ import pytest
 import torch
 from gymnasium import spaces
 from scripted import vec_env
+from stable_baselines3.common.policies import ActorCriticPolicy
 
 from tca_sb3 import (
     A2C,
@@ -47,6 +48,14 @@ class Transposed(PairwiseWeights):
 
     def forward(self, episodes: Episodes) -> torch.Tensor:
         return torch.full((episodes.horizon, episodes.horizon, episodes.batch_size), 0.5)
+
+
+class Headless(ActorCriticPolicy):
+    """A value of two layers."""
+
+    def _build(self, lr_schedule: Any) -> None:
+        super()._build(lr_schedule)
+        self.value_net = torch.nn.Sequential(self.value_net, torch.nn.Identity())  # type: ignore[assignment]
 
 
 def build(cls: Any, kind: str = "box", **kwargs: Any) -> Any:
@@ -106,6 +115,28 @@ CASES: dict[str, tuple[type[Exception], str, Callable[[], Any]]] = {
         TypeError,
         "lerning_rate",
         lambda: build(MetaPWR, meta_kwargs={"lerning_rate": 0.1}),
+    ),
+    "a shared critic that nobody fits": (
+        ValueError,
+        "MetaPWR got shared_critic=True.*write for instance critic_updates=8",
+        lambda: build(MetaPWR, meta_kwargs={"shared_critic": True}),
+    ),
+    "a shared critic that is shared anyway": (
+        ValueError,
+        "MetaPWTD got shared_critic=True, but the critic of PWTD is v_φ already",
+        lambda: build(MetaPWTD, critic_updates=2, meta_kwargs={"shared_critic": True}),
+    ),
+    "a shared critic with steps of its own": (
+        ValueError,
+        "value_updates=4 but v_φ is a head of the policy's critic",
+        lambda: build(MetaPWR, critic_updates=2, meta_kwargs={"shared_critic": True, "value_updates": 4}),
+    ),
+    "a shared critic of a policy without one": (
+        ValueError,
+        "shared_critic=True needs a policy whose value is the linear layer value_net",
+        lambda: MetaPWR(
+            Headless, vec_env([(4,), (4,)], kind="box"), critic_updates=2, meta_kwargs={"shared_critic": True}
+        ),
     ),
     "an outer loop without weights": (
         ValueError,

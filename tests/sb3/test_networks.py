@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.vec_env import DummyVecEnv
 from torch.nn import functional as F
 
-from tca_sb3 import MetaPWR
-from tca_sb3.networks import TileExtractor, same_in_training
+from tca_sb3 import A2C, MetaPWR
+from tca_sb3.networks import CriticHead, TileExtractor, same_in_training
 
 IMAGE = spaces.Box(0, 255, (3, 5, 7), np.uint8)
 SPACE = spaces.Dict({"image": IMAGE, "code": spaces.Discrete(4), "place": spaces.Box(-1, 1, (2, 2))})
@@ -115,3 +117,26 @@ def test_what_is_known_to_be_the_same_in_training_mode() -> None:
     assert not same_in_training(policy)
     hook.remove()
     assert same_in_training(policy)
+
+
+@pytest.mark.parametrize("share", [True, False], ids=["one extractor", "two extractors"])
+def test_a_second_head_reads_what_the_critic_reads(share: bool) -> None:
+    env = DummyVecEnv([Room])
+    policy_kwargs = {
+        "features_extractor_class": TileExtractor,
+        "features_extractor_kwargs": {"channels": (2,), "image_dim": 3},
+        "share_features_extractor": share,
+        "net_arch": {"pi": [4], "vf": [5]},
+    }
+    model = A2C("MultiInputPolicy", env, policy_kwargs=policy_kwargs, seed=0, device="cpu")
+    policy = model.policy
+    second = CriticHead(policy)
+    assert [name for name, _ in second.named_parameters()] == ["head.weight", "head.bias"]
+    seen, _ = policy.obs_to_tensor(env.reset())
+    values, regular = second.both(seen)
+    assert torch.equal(values, policy.predict_values(seen))
+    features = BasePolicy.extract_features(policy, seen, policy.vf_features_extractor)
+    hidden = policy.mlp_extractor.value_net(features)
+    assert torch.equal(regular, hidden @ second.head.weight.T + second.head.bias)
+    assert torch.equal(second(seen), regular)
+    assert not policy.value_net._forward_pre_hooks, "no hook is left behind"

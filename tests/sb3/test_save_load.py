@@ -45,6 +45,11 @@ SUBJECTS: dict[str, tuple[type, dict[str, Any], Any]] = {
     "MetaPWTD": (MetaPWTD, META, lambda: None),
     "MetaPWTD, n_steps": (MetaPWTD, {**META, "n_episodes": None, "n_steps": 5}, lambda: None),
     "MetaPWR, Adam": (MetaPWR, {**META, "policy_kwargs": {"optimizer_class": torch.optim.Adam}}, lambda: None),
+    "MetaPWR, shared critic": (
+        MetaPWR,
+        {"meta_kwargs": {**META["meta_kwargs"], "shared_critic": True}, "critic_updates": 3},
+        lambda: None,
+    ),
     "MetaPWTD, critic": (MetaPWTD, {**META, "critic_updates": 3}, lambda: None),
     "MetaLambda": (MetaLambda, META, lambda: None),
     "MetaLambda, n_steps": (MetaLambda, {**META, "n_episodes": None, "n_steps": 5}, lambda: None),
@@ -119,7 +124,7 @@ def test_an_interrupted_run_is_the_uninterrupted_one(name: str, tmp_path: Path) 
 
 PARTS = [
     (name, part)
-    for name in ("MetaPWR", "MetaPWTD", "MetaLambda", "RGM", "A2C with callback")
+    for name in ("MetaPWR", "MetaPWR, shared critic", "MetaPWTD", "MetaLambda", "RGM", "A2C with callback")
     for part in ("policy", "policy.optimizer", "estimator", "meta")
 ] + [("A2CRR", part) for part in ("policy", "policy.optimizer", "estimator")]
 
