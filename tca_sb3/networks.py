@@ -95,10 +95,13 @@ def critic_parameters(policy: ActorCriticPolicy, observations: Any) -> list[nn.P
     """
     states = policy.obs_to_tensor(observations)[0]
     parameters = [parameter for parameter in policy.parameters() if parameter.requires_grad]
+    training = policy.training
+    policy.set_training_mode(False)  # a look must not move what batch normalisation remembers
     with torch.enable_grad():
         value = policy.predict_values(states).sum()
         distribution = policy.get_distribution(states)
         acted = distribution.log_prob(distribution.mode()).sum()
+    policy.set_training_mode(training)
     by_value = torch.autograd.grad(value, parameters, allow_unused=True)
     by_policy = torch.autograd.grad(acted, parameters, allow_unused=True)
     return [

@@ -3,9 +3,10 @@
     python examples/benchmarks/metagradient_speed.py --out runs/benchmarks
 
 Key-to-Door images of one pixel a cell, convolutional networks (16 and 32 channels, 64 features), every network separate
-as in the paper: policy, v_ψ, v_φ and that of the weights. Updates only: rollouts cost both the same. Every round runs
-all variants one after the other; a ratio is the median over rounds of a variant's processor time by A2C's in the same
-round, with quartiles.
+as in the paper: policy, v_ψ, v_φ and that of the weights; and with v_φ as a second head on the critic
+(``shared_critic``), beside an A2C that fits its critic in as many steps. Updates only: rollouts cost all the same. Then
+whole iterations, rollout and all, of the agents of Figure 5. Every round runs all variants one after the other; a ratio
+is the median over rounds of a variant's processor time by A2C's in the same round, with quartiles.
 """
 
 from __future__ import annotations
@@ -25,6 +26,10 @@ from typing import Any
 import pandas as pd
 import torch
 from algorithm_speed import as_markdown, memory, ratios
+
+sys.path.append(str(Path(__file__).resolve().parents[1] / "paper"))
+
+import fig4_5_key_to_door as figure5
 
 import tca_envs  # noqa: F401 (registers Key-to-Door)
 from tca_sb3 import A2C, HPWR, MetaPWR, MetaPWTD
@@ -120,6 +125,34 @@ def methods(rounds: int) -> pd.DataFrame:
     return compare({name: make() for name, make in variants.items()}, rounds)
 
 
+def one_critic(rounds: int) -> pd.DataFrame:
+    """The same with critics that make one further step, and ``v_φ`` separate from v_ψ or a head beside it."""
+    wide = {"critic_updates": 1, "estimator_kwargs": {"weights_kwargs": {"embedding_dim": 32}}}
+    models = {
+        "A2C": collected(A2C, 120, 16, critic_updates=1),
+        "Meta-PWR": collected(MetaPWR, 120, 16, **wide),
+        "Meta-PWR, shared critic": collected(MetaPWR, 120, 16, meta_kwargs={"shared_critic": True}, **wide),
+    }
+    return compare(models, rounds)
+
+
+def iterations(rounds: int) -> pd.DataFrame:
+    """Rollout and update of the agents of Figure 5: 64 episodes of 120 steps, MLPs, critics fitted in 24 steps."""
+    n_envs = 64
+    models = {}
+    for method in ("A2C", "H-PWR", "Meta-PWR", "Meta-PWR, shared critic", "Meta-PWTD"):
+        model, rules = figure5.make_model(method, 0, n_envs)
+        model.learn(2 * n_envs * rules.horizon)
+        models[method] = model
+    seconds: dict[str, list[float]] = {method: [] for method in models}
+    for _ in range(rounds):
+        for method, model in models.items():
+            start = time.process_time()
+            model.learn(n_envs * rules.horizon, reset_num_timesteps=False)
+            seconds[method].append(time.process_time() - start)
+    return ratios(seconds, "ms", 1e3)
+
+
 def growth(rounds: int) -> pd.DataFrame:
     """Meta-PWR by A2C at other sizes, one changed at a time."""
     rows = []
@@ -179,6 +212,8 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     parts = [
         ("One update (T = 120, B = 16, d = 32, conv16-conv32-fc64)", methods(options.rounds)),
+        ("The same, critics with one further step", one_critic(options.rounds)),
+        ("One iteration of Figure 5 (T = 120, B = 64)", iterations(options.rounds)),
         ("Growth of a Meta-PWR update; ratios to A2C of that size", growth(max(3, options.rounds // 3))),
         ("Fusion of embeddings and its gradient (B = 16, d = 32)", fusion()),
     ]

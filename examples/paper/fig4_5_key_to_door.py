@@ -210,22 +210,22 @@ class Curves(BaseCallback):
             self.weights.append(self.model.mean_weights().astype(np.float32))
 
 
-def train(
+def make_model(
     method: str,
     seed: int,
-    updates: int,
     n_envs: int,
-    apples: Setting,
-    env: Mapping[str, Any],
-    points: int,
+    apples: Setting = MIDDLE,
+    env: Mapping[str, Any] | None = None,
     changes: Mapping[str, Any] | None = None,
-) -> Outcome:
-    """One run.
+) -> tuple[CreditMixin, Any]:
+    """The agent of a run, and the rules of its environment.
 
     :param changes: arguments that replace the method's own; the search for settings uses it.
     """
     mean, variance = apples
-    base = make_gym_vec_env("tca/KeyToDoor-v0", n_envs, tile_size=1, apple_mean=mean, apple_variance=variance, **env)
+    base = make_gym_vec_env(
+        "tca/KeyToDoor-v0", n_envs, tile_size=1, apple_mean=mean, apple_variance=variance, **(env or {})
+    )
     rules = base.vector_env.unwrapped.rules  # type: ignore[attr-defined]
     venv = StandardTiles(base, moments_of_random_play(base, rules.horizon))
     venv.seed(seed * n_envs)
@@ -241,7 +241,23 @@ def train(
     }
     torch.distributions.Distribution.set_default_validate_args(False)
     model = getattr(tca_sb3, name)("MlpPolicy", venv, policy_kwargs=policy_kwargs, seed=seed, device="cpu", **arguments)
-    curves = Curves(rules, max(1, updates // 4) if name == "MetaPWR" else 0)
+    return model, rules
+
+
+def train(
+    method: str,
+    seed: int,
+    updates: int,
+    n_envs: int,
+    apples: Setting,
+    env: Mapping[str, Any],
+    points: int,
+    changes: Mapping[str, Any] | None = None,
+) -> Outcome:
+    """One run; the arguments are those of :func:`make_model` and of :class:`Settings`."""
+    mean, variance = apples
+    model, rules = make_model(method, seed, n_envs, apples, env, changes)
+    curves = Curves(rules, max(1, updates // 4) if isinstance(model, tca_sb3.MetaPWR) else 0)
     model.learn(updates * n_envs * rules.horizon, callback=curves)
     returns, door = np.array(curves.returns), np.array(curves.door)
     tail = max(1, updates // 10)

@@ -18,6 +18,7 @@ COLOURS = {
     "MC": "#000000",
     "H-PWR": "#E69F00",
     "Meta-PWR": "#0072B2",
+    "Meta-PWR, shared critic": "#004060",
     "Meta-PWTD": "#D55E00",
     "A2C": "#000000",
     "Meta-λ(s)": "#56B4E9",

@@ -14,7 +14,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 from torch.nn import functional as F
 
 from tca_sb3 import A2C, MetaPWR
-from tca_sb3.networks import CriticHead, TileExtractor, same_in_training
+from tca_sb3.networks import CriticHead, TileExtractor, critic_parameters, same_in_training
 
 IMAGE = spaces.Box(0, 255, (3, 5, 7), np.uint8)
 SPACE = spaces.Dict({"image": IMAGE, "code": spaces.Discrete(4), "place": spaces.Box(-1, 1, (2, 2))})
@@ -44,6 +44,17 @@ class Room(gym.Env[Any, Any]):
     def step(self, action: int) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         self.t += 1
         return self.observation_space.sample(), float(action), self.t == 4, False, {}
+
+
+class Normalised(TileExtractor):
+    """With a layer that looks at its batch."""
+
+    def __init__(self, observation_space: spaces.Space) -> None:
+        super().__init__(observation_space, channels=())
+        self.batch_norm = torch.nn.BatchNorm1d(self.features_dim)
+
+    def forward(self, observations: Any) -> torch.Tensor:
+        return self.batch_norm(super().forward(observations))
 
 
 def test_without_convolutions_it_is_everything_flattened() -> None:
@@ -140,3 +151,15 @@ def test_a_second_head_reads_what_the_critic_reads(share: bool) -> None:
     assert torch.equal(regular, hidden @ second.head.weight.T + second.head.bias)
     assert torch.equal(second(seen), regular)
     assert not policy.value_net._forward_pre_hooks, "no hook is left behind"
+
+
+def test_a_look_at_the_critic_moves_no_running_statistics() -> None:
+    env = DummyVecEnv([Room])
+    model = A2C("MultiInputPolicy", env, policy_kwargs={"features_extractor_class": Normalised}, seed=0, device="cpu")
+    model.policy.set_training_mode(True)
+    before = {name: value.clone() for name, value in model.policy.state_dict().items()}
+    assert any("running_mean" in name for name in before)
+    found = critic_parameters(model.policy, env.reset())
+    assert [id(p) for p in found] == [id(p) for name, p in model.policy.named_parameters() if "value_net." in name]
+    assert all(torch.equal(before[name], value) for name, value in model.policy.state_dict().items())
+    assert model.policy.training
