@@ -86,6 +86,8 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "A2C, critic of SB3": ("A2C", {"gae_lambda": 0.98, "critic_updates": 0}),
     "A2C, γ = 0.99": ("A2C", {"gamma": 0.99}),
 }
+# Processor time of an iteration, rollout and all, by A2C's: examples/benchmarks/results/metagradient_speed.md.
+ITERATION_COST = {"Meta-PWR": 1.60, "Meta-PWR, shared critic": 1.44}
 Setting = tuple[float, float]
 MIDDLE: Setting = (5.0, 25.0)
 
@@ -335,20 +337,36 @@ def others(settings: Settings, results: Results) -> list[Task]:
 
 
 def plot(settings: Settings, results: Results, summary: pd.DataFrame, folder: Path) -> None:
-    """Figure 5, the other settings in a picture of their own; Figure 4 of Meta-PWR's run in the middle setting with the
-    median door reward; and how far Meta-PWR is from the others there, paired by seed."""
+    """Figure 5, the other settings in a picture of their own; Figure 4; and how far Meta-PWR is from the others, paired
+    by seed, at equal frames and from A2C at equal time."""
     plot_learning(results, [(MIDDLE, settings.methods, settings.seeds)], folder / "figure5_learning.png")
     if settings.other_seeds:
         columns = [(apples, settings.other_methods, settings.other_seeds) for apples in settings.other_settings]
         plot_learning(results, columns, folder / "figure5_other_settings.png")
-    if "Meta-PWR" in settings.methods:
-        plot_weights(settings, results, folder / "figure4_weights.png")
-        rows = [
-            {"of": "Meta-PWR", "minus": other, "metric": metric, **interval_between(results, "Meta-PWR", other, metric)}
-            for other in settings.methods
-            if other != "Meta-PWR"
-            for metric in ("door_reward", "return", "door_reward_overall", "return_overall")
+    learned = [method for method in settings.methods if method.startswith("Meta-PWR")]
+    for method in learned:
+        suffix = method.removeprefix("Meta-PWR").replace(", ", "_").replace(" ", "_")
+        plot_weights(settings, results, method, folder / f"figure4_weights{suffix}.png")
+    rows = [
+        {"of": method, "minus": other, "metric": metric, **interval_between(results, method, other, metric)}
+        for method in learned
+        for other in settings.methods
+        if other != method
+        for metric in ("door_reward", "return", "door_reward_overall", "return_overall")
+    ]
+    if "A2C" in settings.methods:
+        rows += [
+            {
+                "of": method,
+                "minus": "A2C",
+                "metric": f"{metric} at equal time",
+                **equal_time(settings, results, method, curve),
+            }
+            for method in learned
+            if method in ITERATION_COST
+            for metric, curve in (("door_reward", "door"), ("return", "returns"))
         ]
+    if rows:
         pd.DataFrame(rows).to_csv(folder / "differences.csv", index=False, float_format="%.6g")
 
 
@@ -361,7 +379,7 @@ def plot_learning(results: Results, columns: Sequence[tuple[Setting, Sequence[st
         for index, (apples, methods, seeds) in enumerate(columns):
             line, column = divmod(index, width)
             above, below = grid[2 * line : 2 * line + 2, column]
-            for method in (one for one in methods if one in METHODS):
+            for method in (one for one in methods if one in COLOURS):
                 plot_curve(results, method, apples, seeds, "returns", above)
                 plot_curve(results, method, apples, seeds, "door", below)
             above.set_title(f"apples of mean {apples[0]:g}, variance {apples[1]:g}")
@@ -370,7 +388,7 @@ def plot_learning(results: Results, columns: Sequence[tuple[Setting, Sequence[st
             if column == 0:
                 above.set_ylabel("episode return")
                 below.set_ylabel("reward in the door phase")
-        shown = dict.fromkeys(method for _, methods, _ in columns for method in methods if method in METHODS)
+        shown = dict.fromkeys(method for _, methods, _ in columns for method in methods if method in COLOURS)
         handles = [Line2D([], [], color=COLOURS[method], label=method) for method in shown]
         figure.legend(handles=handles, loc="outside upper center", ncols=4)
 
@@ -387,15 +405,15 @@ def plot_curve(results: Results, method: str, apples: Setting, seeds: int, name:
         axes.fill_between(frames, mean - error, mean + error, color=COLOURS[method], alpha=0.2, lw=0)
 
 
-def plot_weights(settings: Settings, results: Results, path: Path) -> None:
-    """Figure 4: handcrafted weights, those of one run at its end, and the mean over all runs."""
-    runs = [results.arrays[run_name("Meta-PWR", MIDDLE, seed)] for seed in range(settings.seeds)]
+def plot_weights(settings: Settings, results: Results, method: str, path: Path) -> None:
+    """Figure 4: handcrafted weights, those of the run with the median door reward at its end, and the mean of all."""
+    runs = [results.arrays[run_name(method, MIDDLE, seed)] for seed in range(settings.seeds)]
     median = int(np.argsort([run["door"][-1] for run in runs], kind="stable")[len(runs) // 2])
     horizon = len(runs[0]["handcrafted"])
     never = np.tril(np.ones((horizon, horizon), bool), -1)
     panels = {
         "handcrafted (H-PWR)": np.where(never, np.nan, runs[0]["handcrafted"]),
-        f"learned by Meta-PWR, seed {median}": runs[median]["weights"][-1],
+        f"learned by {method.split(',')[0]}, seed {median}": runs[median]["weights"][-1],
         f"mean of {len(runs)} runs": np.mean([run["weights"][-1] for run in runs], axis=0),
     }
     with drawing(path, 9.6, 3.4) as figure:
@@ -420,6 +438,20 @@ def interval_between(results: Results, one: str, other: str, metric: str, apples
         index="seed", columns="method", values=metric
     )
     difference = (runs[one] - runs[other]).dropna().to_numpy(np.float64)
+    low, high = bootstrap_interval(difference)
+    return {"mean": float(difference.mean()), "low": low, "high": high, "n": len(difference)}
+
+
+def equal_time(settings: Settings, results: Results, method: str, curve: str) -> dict[str, float]:
+    """As :func:`interval_between`, of a method when A2C has spent all its time: the last tenth of the iterations that
+    fit into it, rounded down to whole points of the curves."""
+    tail = max(1, settings.points // 10)
+    end = max(tail, int(settings.points / ITERATION_COST[method]))
+    differences = []
+    for seed in range(settings.seeds):
+        mine, theirs = (results.arrays[run_name(one, MIDDLE, seed)][curve] for one in (method, "A2C"))
+        differences.append(mine[end - tail : end].mean() - theirs[-tail:].mean())
+    difference = np.array(differences, np.float64)
     low, high = bootstrap_interval(difference)
     return {"mean": float(difference.mean()), "low": low, "high": high, "n": len(difference)}
 

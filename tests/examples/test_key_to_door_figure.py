@@ -6,12 +6,14 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 PAPER = Path(__file__).resolve().parents[2] / "examples" / "paper"
 sys.path.insert(0, str(PAPER))
 
 import fig4_5_key_to_door as figure  # noqa: E402
+from harness import Results  # noqa: E402
 
 from tca_envs.envs.key_to_door import KeyToDoorRules  # noqa: E402
 from tca_sb3.vec_env import make_gym_vec_env  # noqa: E402
@@ -73,6 +75,20 @@ def test_features_are_block_means() -> None:
     assert found["apple→door"] == pytest.approx(np.mean([t + k / 100 for t in range(2, 7) for k in range(7, 10)]))
     assert found["apple→apple at lag 4"] == pytest.approx(np.mean([t + (t + 3) / 100 for t in range(2, 4)]))
     assert "apple→apple at lag 11" not in found
+
+
+def test_at_equal_time_a_dearer_method_has_made_fewer_iterations(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(figure.ITERATION_COST, "Meta-PWR", 1.6)
+    rising = np.arange(20.0)
+    arrays = {
+        figure.run_name(method, figure.MIDDLE, seed): {"door": slope * rising + seed}
+        for method, slope in (("A2C", 1.0), ("Meta-PWR", 3.0))
+        for seed in range(2)
+    }
+    settings = figure.Settings(seeds=2, updates=400, points=20)
+    found = figure.equal_time(settings, Results(pd.DataFrame(), arrays), "Meta-PWR", "door")
+    # 12 of 20 points fit: the last two are 10 and 11, where A2C's are 18 and 19.
+    assert found == {"mean": 3 * 10.5 - 18.5, "low": 3 * 10.5 - 18.5, "high": 3 * 10.5 - 18.5, "n": 2}
 
 
 def test_the_search_resumes_and_keeps_its_trials(tmp_path: Path) -> None:
