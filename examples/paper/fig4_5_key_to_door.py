@@ -70,8 +70,8 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "H-PWR": ("HPWR", {}),
     "Meta-PWR": ("MetaPWR", {"meta_kwargs": META_PWR, "estimator_kwargs": CENTERED}),
     "Meta-PWTD": ("MetaPWTD", {"meta_kwargs": META}),
-    "Meta-λ(s)": ("MetaLambda", {"meta_kwargs": META}),
-    "RGM": ("RGM", {"meta_kwargs": {**META, "learning_rate": 1e-3}}),
+    "Meta-λ(s)": ("MetaLambda", {"meta_kwargs": {**META, "gae_lambda": 0.95, "learning_rate": 1e-3}}),
+    "RGM": ("RGM", {"meta_kwargs": {**META, "gae_lambda": 0.95, "learning_rate": 1e-3, "value_updates": 24}}),
     "A2C-RR": ("A2CRR", {"gamma": 0.95}),
 }
 # v_φ as a second head on the policy's critic, which SHARED's steps fit.
@@ -106,6 +106,7 @@ class Settings:
     :param n_envs: environments side by side, ``B``.
     :param env: arguments of the environment besides the apples'.
     :param points: points of a curve.
+    :param first_seed: of the runs in the middle setting.
     """
 
     seeds: int
@@ -118,6 +119,12 @@ class Settings:
     n_envs: int = 64
     env: tuple[tuple[str, Any], ...] = ()
     points: int = 20
+    first_seed: int = 0
+
+    @property
+    def middle_seeds(self) -> range:
+        """The seeds of the middle setting."""
+        return range(self.first_seed, self.first_seed + self.seeds)
 
 
 class StandardTiles(VecEnvWrapper):
@@ -323,7 +330,7 @@ def _task(settings: Settings, method: str, apples: Setting, seed: int) -> Task:
 
 def middle(settings: Settings, results: Results) -> list[Task]:
     """Every method in the middle setting; seed by seed, so that an interrupted figure has whole ones."""
-    return [_task(settings, method, MIDDLE, seed) for seed in range(settings.seeds) for method in settings.methods]
+    return [_task(settings, method, MIDDLE, seed) for seed in settings.middle_seeds for method in settings.methods]
 
 
 def others(settings: Settings, results: Results) -> list[Task]:
@@ -339,9 +346,9 @@ def others(settings: Settings, results: Results) -> list[Task]:
 def plot(settings: Settings, results: Results, summary: pd.DataFrame, folder: Path) -> None:
     """Figure 5, the other settings in a picture of their own; Figure 4; and how far Meta-PWR is from the others, paired
     by seed, at equal frames and from A2C at equal time."""
-    plot_learning(results, [(MIDDLE, settings.methods, settings.seeds)], folder / "figure5_learning.png")
+    plot_learning(results, [(MIDDLE, settings.methods, settings.middle_seeds)], folder / "figure5_learning.png")
     if settings.other_seeds:
-        columns = [(apples, settings.other_methods, settings.other_seeds) for apples in settings.other_settings]
+        columns = [(apples, settings.other_methods, range(settings.other_seeds)) for apples in settings.other_settings]
         plot_learning(results, columns, folder / "figure5_other_settings.png")
     learned = [method for method in settings.methods if method.startswith("Meta-PWR")]
     for method in learned:
@@ -370,8 +377,8 @@ def plot(settings: Settings, results: Results, summary: pd.DataFrame, folder: Pa
         pd.DataFrame(rows).to_csv(folder / "differences.csv", index=False, float_format="%.6g")
 
 
-def plot_learning(results: Results, columns: Sequence[tuple[Setting, Sequence[str], int]], path: Path) -> None:
-    """Return, and door reward below it, for each setting with its methods and number of seeds; four settings a line."""
+def plot_learning(results: Results, columns: Sequence[tuple[Setting, Sequence[str], range]], path: Path) -> None:
+    """Return, and door reward below it, for each setting with its methods and seeds; four settings a line."""
     width = min(4, len(columns))
     lines = -(-len(columns) // width)
     with drawing(path, max(6.4, 3.2 * width), 5.4 * lines) as figure:
@@ -393,27 +400,27 @@ def plot_learning(results: Results, columns: Sequence[tuple[Setting, Sequence[st
         figure.legend(handles=handles, loc="outside upper center", ncols=4)
 
 
-def plot_curve(results: Results, method: str, apples: Setting, seeds: int, name: str, axes: Axes) -> None:
+def plot_curve(results: Results, method: str, apples: Setting, seeds: range, name: str, axes: Axes) -> None:
     """Mean over seeds and its standard error, as in the paper."""
-    runs = [results.arrays[run_name(method, apples, seed)] for seed in range(seeds)]
+    runs = [results.arrays[run_name(method, apples, seed)] for seed in seeds]
     frames = runs[0]["frames"] / 1e6
     values = np.stack([run[name] for run in runs])
     mean = values.mean(0)
     axes.plot(frames, mean, color=COLOURS[method], lw=1.4)
-    if seeds > 1:
-        error = values.std(0, ddof=1) / seeds**0.5
+    if len(seeds) > 1:
+        error = values.std(0, ddof=1) / len(seeds) ** 0.5
         axes.fill_between(frames, mean - error, mean + error, color=COLOURS[method], alpha=0.2, lw=0)
 
 
 def plot_weights(settings: Settings, results: Results, method: str, path: Path) -> None:
     """Figure 4: handcrafted weights, those of the run with the median door reward at its end, and the mean of all."""
-    runs = [results.arrays[run_name(method, MIDDLE, seed)] for seed in range(settings.seeds)]
+    runs = [results.arrays[run_name(method, MIDDLE, seed)] for seed in settings.middle_seeds]
     median = int(np.argsort([run["door"][-1] for run in runs], kind="stable")[len(runs) // 2])
     horizon = len(runs[0]["handcrafted"])
     never = np.tril(np.ones((horizon, horizon), bool), -1)
     panels = {
         "handcrafted (H-PWR)": np.where(never, np.nan, runs[0]["handcrafted"]),
-        f"learned by {method.split(',')[0]}, seed {median}": runs[median]["weights"][-1],
+        f"learned by {method.split(',')[0]}, seed {settings.middle_seeds[median]}": runs[median]["weights"][-1],
         f"mean of {len(runs)} runs": np.mean([run["weights"][-1] for run in runs], axis=0),
     }
     with drawing(path, 9.6, 3.4) as figure:
@@ -448,7 +455,7 @@ def equal_time(settings: Settings, results: Results, method: str, curve: str) ->
     tail = max(1, settings.points // 10)
     end = max(tail, int(settings.points / ITERATION_COST[method]))
     differences = []
-    for seed in range(settings.seeds):
+    for seed in settings.middle_seeds:
         mine, theirs = (results.arrays[run_name(one, MIDDLE, seed)][curve] for one in (method, "A2C"))
         differences.append(mine[end - tail : end].mean() - theirs[-tail:].mean())
     difference = np.array(differences, np.float64)
