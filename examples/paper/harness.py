@@ -399,12 +399,20 @@ def at_least_one(text: str) -> int:
     return number
 
 
+def same_kind(value: Any, present: Any) -> bool:
+    """Whether ``value`` may stand where ``present`` does: of its type, or whole where that is a fraction. Nothing is
+    known of what ``None`` stands for."""
+    if isinstance(value, bool) or isinstance(present, bool):
+        return type(value) is type(present)
+    return present is None or isinstance(value, (int, float) if isinstance(present, float) else type(present))
+
+
 def changed(settings: Any, changes: Sequence[str]) -> Any:
     """Settings with other values in some fields.
 
     :param settings: a frozen dataclass.
     :param changes: ``"field=value"`` each, the value as JSON; lists become tuples.
-    :raises ValueError: if there is no such field, or the value is not JSON.
+    :raises ValueError: if there is no such field, the value is not JSON, or it is of another kind than the one there.
     """
 
     def frozen(value: Any) -> Any:
@@ -423,6 +431,11 @@ def changed(settings: Any, changes: Sequence[str]) -> Any:
                 f"--set got {change!r}, and {text!r} is not JSON; write for instance --set '{name}=[\"A2C\"]' or "
                 f"--set {name}=3."
             ) from None
+        present = getattr(settings, name)
+        if not same_kind(values[name], present):
+            raise ValueError(
+                f"--set got {change!r}, but {name} is {present!r}: a value of another kind cannot take its place."
+            )
     return replace(settings, **values)
 
 

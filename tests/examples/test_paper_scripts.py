@@ -143,6 +143,10 @@ def test_folder_of_other_settings_is_refused(tmp_path: Path, capsys: pytest.Capt
         ["--set", "nosie=1"],
         ["--set", "noise"],
         ["--set", "noise=a"],
+        ["--set", 'noise="a"'],
+        ["--set", "noise=true"],
+        ["--set", "seeds=1.5"],
+        ["--set", "seeds=null"],
     ],
 )
 def test_wrong_command_lines(wrong: list[str], tmp_path: Path) -> None:
@@ -159,7 +163,13 @@ def test_any_setting_can_be_set(tmp_path: Path) -> None:
     assert set(runs["noise"]) == {2.5} and len(runs) == 3
     assert json.loads((tmp_path / "toy/config.json").read_text())["settings"] == {"seeds": 2, "noise": 2.5}
 
-    assert harness.changed(Toy(1), ["noise=[[1, 2], 3]"]).noise == ((1, 2), 3)
+    @dataclass(frozen=True)
+    class Others:
+        pairs: tuple[Any, ...] = ()
+        updates: int | None = None
+
+    assert harness.changed(Others(), ["pairs=[[1, 2], 3]", "updates=4"]) == Others(((1, 2), 3), 4)
+    assert harness.changed(Toy(1), ["noise=2"]) == Toy(1, 2)
 
 
 def test_two_tasks_of_one_name_are_refused(tmp_path: Path) -> None:
