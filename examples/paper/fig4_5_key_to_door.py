@@ -451,9 +451,9 @@ def interval_between(results: Results, one: str, other: str, metric: str, apples
 
 def equal_time(settings: Settings, results: Results, method: str, curve: str) -> dict[str, float]:
     """As :func:`interval_between`, of a method when A2C has spent all its time: the last tenth of the iterations that
-    fit into it, rounded down to whole points of the curves."""
+    fit into it, to the nearest point of the curves."""
     tail = max(1, settings.points // 10)
-    end = max(tail, int(settings.points / ITERATION_COST[method]))
+    end = max(tail, round(settings.points / ITERATION_COST[method]))
     differences = []
     for seed in settings.middle_seeds:
         mine, theirs = (results.arrays[run_name(one, MIDDLE, seed)][curve] for one in (method, "A2C"))

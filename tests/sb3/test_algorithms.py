@@ -377,6 +377,19 @@ def test_a_shared_critic_is_fitted_to_both_targets_at_once() -> None:
     assert model.meta.take_head() is None
 
 
+def test_a_shared_critic_starts_afresh_with_the_policy() -> None:
+    kwargs: dict[str, Any] = {"critic_updates": 2, "meta_kwargs": {"shared_critic": True}}
+    model = MetaPWR("MlpPolicy", vec_env([(3,), (3,)], scale=0.1), policy_kwargs=dict(TINY), seed=0, **kwargs)
+    model.learn(20)
+    assert model.meta is not None and model.meta.value_net is not None and model.meta.value_optimizer is not None
+    before = copy.deepcopy(model.meta.value_net.state_dict())
+    model.reset_policy()
+    assert not model.meta.value_optimizer.state
+    assert not any(torch.equal(before[key], value) for key, value in model.meta.value_net.state_dict().items())
+    model.learn(20, reset_num_timesteps=False)
+    assert model.meta.value_optimizer.state
+
+
 @pytest.mark.parametrize(
     "policy_kwargs",
     [
