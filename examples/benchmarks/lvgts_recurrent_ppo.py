@@ -45,15 +45,22 @@ HORIZON = 15
 LANES = 16
 EVALUATION_EPISODES = 256
 EVALUATION_SEEDS = 2_000_000
-# Ours, and not tuned: whole episodes, no discount, and a step size above the default for so small a task.
+# Ours: whole episodes, no discount, one batch an epoch, one LSTM for actor and critic. Chosen by the return after 40
+# processor seconds of dummy-PMT with seed 2010: two LSTMs and four batches an epoch at 1e-3 got -1.3, with rollouts of
+# a quarter -2.4; two LSTMs and one batch at 3e-3 1.7, one LSTM and four batches at 3e-3 1.8, and these 1.9.
 RECURRENT_PPO: dict[str, Any] = {
     "n_steps": 4 * HORIZON,
-    "batch_size": LANES * HORIZON,
+    "batch_size": 4 * LANES * HORIZON,
     "n_epochs": 10,
-    "learning_rate": 1e-3,
+    "learning_rate": 3e-3,
     "gamma": 1.0,
     "gae_lambda": 0.95,
-    "policy_kwargs": {"lstm_hidden_size": 64, "log_std_init": -0.7},
+    "policy_kwargs": {
+        "lstm_hidden_size": 64,
+        "shared_lstm": True,
+        "enable_critic_lstm": False,
+        "log_std_init": -0.7,
+    },
 }
 
 
