@@ -154,7 +154,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--out", type=Path, default=Path("runs/benchmarks"))
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--passive-episodes", type=int, default=1000, help="of LVGTS, on dummy-PMT")
+    parser.add_argument("--passive-episodes", type=int, default=2000, help="of LVGTS, on dummy-PMT")
     parser.add_argument("--active-episodes", type=int, default=8000, help="of LVGTS, on both AMT")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
