@@ -250,7 +250,7 @@ FIGURE = Figure(
             evaluate_every=16,
             evaluation_episodes=16,
         ),
-        "cpu": Settings(seeds=20, other_seeds=10, episodes=episodes(2000, 6000, 8000)),
+        "cpu": Settings(seeds=20, other_seeds=20, episodes=episodes(2000, 6000, 8000)),
         "paper": Settings(seeds=20, other_seeds=20, episodes=episodes(4000, 16_000, 16_000)),
     },
     stages=[training],

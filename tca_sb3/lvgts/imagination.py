@@ -34,8 +34,6 @@ class Imagination(NamedTuple):
     """``â_t``, shape ``(B, T, action_dim)``, scaled."""
     rewards: Tensor
     """``r̂_t``, shape ``(B, T)``."""
-    edges: Tensor
-    """The states of :func:`cut_times` before they were cut off, ``(B, E, d)``; ``E`` is 0 unless asked for."""
 
 
 def cut_times(horizon: int, truncation: int | None) -> range:
@@ -76,7 +74,6 @@ def imagine(
     noise: Tensor,
     truncation: int | None = None,
     shortcuts: bool = True,
-    keep_edges: bool = False,
 ) -> Imagination:
     """Algorithm 1's replay.
 
@@ -94,15 +91,13 @@ def imagine(
     :param noise: ``ξ`` of :func:`infer_noise`.
     :param truncation: ``N``; ``None`` cuts nowhere.
     :param shortcuts: ``False`` is LM-SVG: ``f`` recalls nothing.
-    :param keep_edges: give back, attached, the states that are cut off here, for :func:`continued_gradient`.
     """
-    batch, horizon, latent_dim = encoding.latents.shape
+    horizon = encoding.latents.shape[1]
     cuts = cut_times(horizon, truncation)
     recalls, shocks = encoding.weights.detach().unbind(1), noise.unbind(1)
     latents = [encoding.latents[:, 0].detach()]
     stored = latents[0].unsqueeze(1)  # M; grown, not stacked anew: backwards a stack is as many sums as it has entries
     actions: list[Tensor] = []
-    edges: list[Tensor] = []
 
     def step(t: int) -> Tensor:
         memories = None
@@ -116,9 +111,6 @@ def imagine(
             break
         if t + 1 not in cuts:
             latent = step(t)
-        elif keep_edges:
-            edges.append(step(t))
-            latent = edges[-1].detach()
         else:  # no graph in the first place
             with torch.no_grad():
                 latent = step(t)
@@ -126,8 +118,7 @@ def imagine(
         if shortcuts:
             stored = torch.cat([stored, latent.unsqueeze(1)], dim=1)
     states, taken = torch.stack(latents, dim=1), torch.stack(actions, dim=1)
-    kept = torch.stack(edges, dim=1) if edges else states.new_zeros(batch, 0, latent_dim)
-    return Imagination(states, taken, world_model.predict_reward(states, taken), kept)
+    return Imagination(states, taken, world_model.predict_reward(states, taken))
 
 
 def imagined_return(rewards: Tensor, mask: Tensor) -> Tensor:
@@ -137,23 +128,6 @@ def imagined_return(rewards: Tensor, mask: Tensor) -> Tensor:
     followed.
     """
     return torch.where(mask, rewards, 0.0).sum() / len(rewards)
-
-
-def continued_gradient(value: Callable[[Tensor], Tensor], edges: Tensor, mask: Tensor, truncation: int) -> Tensor:
-    """A term of ``G`` that is 0, and whose gradient is what the cuts take away: ``Σ_e (v(ĥ_e) - const)``.
-
-    Ours; the paper's §6 names value functions as future work. With ``v(ĥ_e)`` the sum of the rewards from ``e`` on, a
-    function of the state alone, the truncated gradient is the full one again.
-
-    :param value: ``v``, ``(B, E, d)`` to ``(B, E)``.
-    :param edges: from :func:`imagine`.
-    :param mask: True where a step is real, ``(B, T)``.
-    :param truncation: ``N``.
-    """
-    horizon = mask.shape[1]
-    values = value(edges)
-    real = mask[:, list(cut_times(horizon, truncation))]
-    return torch.where(real, values - values.detach(), 0.0).sum() / len(mask)
 
 
 def sliding_window_objective(

@@ -22,7 +22,6 @@ from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor, nn
 
 from tca_sb3.lvgts.imagination import (
-    continued_gradient,
     imagine,
     imagined_return,
     infer_noise,
@@ -38,7 +37,7 @@ from tca_sb3.lvgts.policy import (
     begin_episodes,
 )
 from tca_sb3.lvgts.replay import EpisodeBatch, EpisodeCollector, EpisodeReplayBuffer, as_arrays
-from tca_sb3.lvgts.world_model import ModelLosses, model_losses, value_loss
+from tca_sb3.lvgts.world_model import ModelLosses, model_losses
 from tca_sb3.vec_env import GymVecEnv
 
 UNSATURATED = 1.5  # tanh's slope is 0.18 there
@@ -104,9 +103,7 @@ class LVGTS(BaseAlgorithm):
     :param alpha_transition: weight of ``L_trans``.
     :param saturation_coef: weight of a penalty, ours, on actions at the edge of their range, where the gradient of the
         actor's tanh vanishes: without it an actor that once ran there may stay.
-    :param value_function: learn ``v(h_t)``, the sum of the rewards from ``t`` on, and let its derivative stand for what
-        a cut takes away. Ours, after the paper's outlook (§6). That it helps has not been shown.
-    :param max_grad_norm: largest norm of a gradient, of the models, of the value function and of the actor.
+    :param max_grad_norm: largest norm of a gradient, of the models and of the actor.
     :param max_episode_steps: longest episode to expect; a longer one is an error.
     :param policy_kwargs: arguments of the policy: ``latent_dim``, ``net_arch``, ``encoder_class``,
         ``world_model_class`` and more, see :class:`~tca_sb3.lvgts.policy.LVGTSPolicy`.
@@ -158,7 +155,6 @@ class LVGTS(BaseAlgorithm):
         alpha_decoder: float = 0.3,
         alpha_transition: float = 1.0,
         saturation_coef: float = 0.1,
-        value_function: bool = False,
         max_grad_norm: float = 10.0,
         max_episode_steps: int = 1000,
         policy_kwargs: dict[str, Any] | None = None,
@@ -202,11 +198,6 @@ class LVGTS(BaseAlgorithm):
             )
         if truncation_mode == "window" and truncation is None:
             raise ValueError("truncation_mode='window' needs a truncation; truncation=None cuts nowhere: leave it out.")
-        if value_function and (truncation_mode != "block" or truncation is None):
-            raise ValueError(
-                f"value_function=True goes on where a gradient is cut, and truncation={truncation} with "
-                f"truncation_mode={truncation_mode!r} has no such places: write truncation_mode='block' and a number."
-            )
         super().__init__(
             policy,
             env,
@@ -229,7 +220,6 @@ class LVGTS(BaseAlgorithm):
         self.alpha_reward, self.alpha_decoder = alpha_reward, alpha_decoder
         self.alpha_transition = alpha_transition
         self.saturation_coef = saturation_coef
-        self.value_function = value_function
         self.max_grad_norm = max_grad_norm
         self.max_episode_steps = max_episode_steps
         # Gradient steps that collected episodes have earned and training has not yet made.
@@ -258,7 +248,6 @@ class LVGTS(BaseAlgorithm):
             model_lr_schedule=self.model_lr_schedule,
             n_recalls=self._recalls_now(),
             noise_std=self.action_noise_std,
-            value_function=self.value_function,
             **self.policy_kwargs,
         )
         self.policy = self.policy.to(self.device)
@@ -408,16 +397,12 @@ class LVGTS(BaseAlgorithm):
             + self.alpha_decoder * losses.decoder
             + self.alpha_transition * losses.transition
         )
-        if self.value_function:
-            values = policy.predict_value(encoding.latents.detach())
-            loss = loss + value_loss(values, batch.rewards, batch.mask)
         return loss, losses
 
     def model_step(self, batch: EpisodeBatch) -> ModelLosses:
-        """One gradient step of encoder and world model on Eq. 7, and of ``v``; returns Eq. 7's terms, unweighted."""
-        policy = self.policy
+        """One gradient step of encoder and world model on Eq. 7; returns its terms, unweighted."""
         loss, losses = self.model_loss(batch)
-        self._descend(loss, policy.model_optimizer, policy.model_parameters, policy.value_parameters)
+        self._descend(loss, self.policy.model_optimizer, self.policy.model_parameters)
         return losses
 
     def replay_noise(self, batch: EpisodeBatch) -> Tensor:
@@ -439,15 +424,8 @@ class LVGTS(BaseAlgorithm):
             )
             value = imagined_return(replay.rewards, batch.mask)
         else:
-            replay = imagine(
-                act, policy.world_model, encoding, noise, self.truncation, self.shortcuts, self.value_function
-            )
+            replay = imagine(act, policy.world_model, encoding, noise, self.truncation, self.shortcuts)
             value = objective = imagined_return(replay.rewards, batch.mask)
-            if self.value_function:
-                assert self.truncation is not None
-                objective = objective + continued_gradient(
-                    policy.predict_value, replay.edges, batch.mask, self.truncation
-                )
         loss = -objective
         if self.saturation_coef > 0.0:
             loss = loss + self.saturation_coef * self._saturation(encoding.latents, batch.mask)
@@ -464,12 +442,11 @@ class LVGTS(BaseAlgorithm):
         excess = torch.relu(self.policy.actor.unbounded(latents).abs() - UNSATURATED)
         return (excess.square().sum(-1) * mask).sum() / len(mask)
 
-    def _descend(self, loss: Tensor, optimizer: torch.optim.Optimizer, *groups: list[nn.Parameter]) -> None:
-        """One step down; the gradient of each group of parameters is clipped by itself."""
+    def _descend(self, loss: Tensor, optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter]) -> None:
+        """One step of these parameters down their clipped gradient."""
         optimizer.zero_grad()
-        loss.backward(inputs=[parameter for group in groups for parameter in group])
-        for group in groups:
-            nn.utils.clip_grad_norm_(group, self.max_grad_norm)
+        loss.backward(inputs=parameters)
+        nn.utils.clip_grad_norm_(parameters, self.max_grad_norm)
         optimizer.step()
 
     def train(self) -> None:

@@ -91,7 +91,6 @@ class LVGTSPolicy(BasePolicy):
     :param optimizer_class: of both optimisers.
     :param optimizer_kwargs: its arguments besides the learning rate. For Adam the default is ``dict(fused=True)``,
         which on a CPU saves most of the step's time.
-    :param value_function: have a network ``v(h_t)`` too, with the widths of ``"model"``.
     :raises ValueError: if ``net_arch`` names an unknown network, a number is out of range, or the action space is
         not a bounded ``Box``.
     :raises TypeError: if a class is not of its kind.
@@ -117,7 +116,6 @@ class LVGTSPolicy(BasePolicy):
         normalize_images: bool = True,
         optimizer_class: type[torch.optim.Optimizer] = torch.optim.Adam,
         optimizer_kwargs: dict[str, Any] | None = None,
-        value_function: bool = False,
     ) -> None:
         if not isinstance(action_space, spaces.Box) or not action_space.is_bounded():
             raise ValueError(
@@ -168,12 +166,8 @@ class LVGTSPolicy(BasePolicy):
             **{**arch, **self.world_model_kwargs},
         )
         self.actor = Actor(latent_dim, action_dim, widths["pi"], activation_fn)
-        # Last, so that the other networks begin alike with and without it.
-        self.value = mlp(latent_dim, widths["model"], 1, activation_fn) if value_function else None
         self.optimizer = self._make_optimizer(self.actor_parameters, lr_schedule)
-        self.model_optimizer = self._make_optimizer(
-            [*self.model_parameters, *self.value_parameters], model_lr_schedule or lr_schedule
-        )
+        self.model_optimizer = self._make_optimizer(self.model_parameters, model_lr_schedule or lr_schedule)
 
     def _make_optimizer(self, parameters: list[nn.Parameter], lr_schedule: Schedule) -> torch.optim.Optimizer:
         return self.optimizer_class(parameters, lr=lr_schedule(1), **self.optimizer_kwargs)  # type: ignore[call-arg]
@@ -197,16 +191,6 @@ class LVGTSPolicy(BasePolicy):
         """All that Eq. 7 moves: features extractor, encoder and world model."""
         return [p for part in (self.features_extractor, self.encoder, self.world_model) for p in part.parameters()]
 
-    @property
-    def value_parameters(self) -> list[nn.Parameter]:
-        """Those of ``v``; none where there is no value function."""
-        return [] if self.value is None else list(self.value.parameters())
-
-    def predict_value(self, latents: Tensor) -> Tensor:
-        """``v(h_t)``, ``(..., d)`` to ``(...)``, of a policy made with ``value_function=True``."""
-        assert self.value is not None
-        return self.value(latents).squeeze(-1)
-
     def _get_constructor_parameters(self) -> dict[str, Any]:
         return {
             **super()._get_constructor_parameters(),
@@ -224,7 +208,6 @@ class LVGTSPolicy(BasePolicy):
             "features_extractor_kwargs": self.features_extractor_kwargs,
             "optimizer_class": self.optimizer_class,
             "optimizer_kwargs": self.optimizer_kwargs,
-            "value_function": self.value is not None,
         }
 
     # -- whole episodes --------------------------------------------------------------------------------------------

@@ -34,21 +34,15 @@ class _Loss(nn.Module):
         return self.loss(*arguments)
 
 
-class _Group:
-    """Parameters that are clipped together: of all runs, stacked."""
-
-    def __init__(self, stacked: list[Tensor], max_norm: float) -> None:
-        self.stacked, self.max_norm = stacked, max_norm
-
-    def clip(self) -> None:
-        """What ``clip_grad_norm_`` does, run by run."""
-        gradients = [parameter.grad for parameter in self.stacked if parameter.grad is not None]
-        if not gradients:
-            return
-        norms = torch.stack([gradient.flatten(1).square().sum(1) for gradient in gradients]).sum(0).sqrt()
-        factors = (self.max_norm / (norms + 1e-6)).clamp(max=1.0)
-        for gradient in gradients:
-            gradient.mul_(factors.reshape(-1, *[1] * (gradient.ndim - 1)))
+def _clip(stacked: list[Tensor], max_norm: float) -> None:
+    """What ``clip_grad_norm_`` does, run by run."""
+    gradients = [parameter.grad for parameter in stacked if parameter.grad is not None]
+    if not gradients:
+        return
+    norms = torch.stack([gradient.flatten(1).square().sum(1) for gradient in gradients]).sum(0).sqrt()
+    factors = (max_norm / (norms + 1e-6)).clamp(max=1.0)
+    for gradient in gradients:
+        gradient.mul_(factors.reshape(-1, *[1] * (gradient.ndim - 1)))
 
 
 class Replicas:
@@ -82,9 +76,9 @@ class Replicas:
             for parameter, row in zip(mine, stack.detach(), strict=True):
                 parameter.data = row
         policy = first.policy
-        norm = first.max_grad_norm
-        self.model_groups = [self._group(part, norm) for part in (policy.model_parameters, policy.value_parameters)]
-        self.policy_groups = [self._group(policy.actor_parameters, norm)]
+        self._max_grad_norm = first.max_grad_norm
+        self.model_parameters = self._stacked_of(policy.model_parameters)
+        self.policy_parameters = self._stacked_of(policy.actor_parameters)
         self.model_optimizer = self._stack_optimizer("model_optimizer")
         self.policy_optimizer = self._stack_optimizer("optimizer")
         self._model_loss = _Loss(policy, first.model_loss)
@@ -95,8 +89,8 @@ class Replicas:
         names = {id(parameter): name for name, parameter in self.models[0].policy.named_parameters()}
         return [names[id(parameter)] for parameter in parameters]
 
-    def _group(self, parameters: list[nn.Parameter], max_norm: float) -> _Group:
-        return _Group([self.stacked[name] for name in self._names(parameters)], max_norm)
+    def _stacked_of(self, parameters: list[nn.Parameter]) -> list[Tensor]:
+        return [self.stacked[name] for name in self._names(parameters)]
 
     # -- optimisers ------------------------------------------------------------------------------------------------
 
@@ -105,7 +99,7 @@ class Replicas:
         theirs: list[torch.optim.Optimizer] = [getattr(model.policy, attribute) for model in self.models]
         (group,) = theirs[0].param_groups
         options = {key: value for key, value in group.items() if key != "params"}
-        parameters = [self.stacked[name] for name in self._names(group["params"])]
+        parameters = self._stacked_of(group["params"])
         ours = type(theirs[0])(parameters, **options)
         for place, parameter in enumerate(parameters):
             states = [one.state.get(one.param_groups[0]["params"][place], {}) for one in theirs]
@@ -177,7 +171,7 @@ class Replicas:
         for i in range(len(self.models)):
             with self.turn_of(i) as model:
                 batches.append(model._sample())
-        return self._descend(self._model_loss, self.model_optimizer, self.model_groups, _stack(batches))
+        return self._descend(self._model_loss, self.model_optimizer, self.model_parameters, _stack(batches))
 
     def policy_step(self) -> Tensor:
         """:meth:`LVGTS.policy_step` of all models, each on episodes of its own; shape ``(n,)``."""
@@ -186,10 +180,10 @@ class Replicas:
             with self.turn_of(i) as model:
                 batches.append(model._sample())
                 noise.append(model.replay_noise(batches[-1]))
-        stacked = _stack(batches)
-        return self._descend(self._policy_loss, self.policy_optimizer, self.policy_groups, stacked, torch.stack(noise))
+        arguments = _stack(batches), torch.stack(noise)
+        return self._descend(self._policy_loss, self.policy_optimizer, self.policy_parameters, *arguments)
 
-    def _descend(self, loss: _Loss, optimizer: torch.optim.Optimizer, groups: list[_Group], *arguments: Any) -> Any:
+    def _descend(self, loss: _Loss, optimizer: torch.optim.Optimizer, parameters: list[Tensor], *arguments: Any) -> Any:
         def one(parameters: dict[str, Tensor], *arguments: Any) -> tuple[Tensor, Any]:
             named = {f"policy.{name}": parameter for name, parameter in parameters.items()}
             return torch.func.functional_call(loss, named, arguments, tie_weights=False)
@@ -197,9 +191,8 @@ class Replicas:
         optimizer.zero_grad()
         values, extra = torch.vmap(one)(self.stacked, *arguments)
         # No run's loss depends on another's parameters: the sum's gradient is the stack of theirs.
-        values.sum().backward(inputs=[parameter for group in groups for parameter in group.stacked])
-        for group in groups:
-            group.clip()
+        values.sum().backward(inputs=parameters)
+        _clip(parameters, self._max_grad_norm)
         optimizer.step()
         return tree_map(torch.Tensor.detach, extra)
 

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from tca_sb3.lvgts.encoder import Encoding, mlp
-from tca_sb3.returns import discounted_returns
 
 
 class WorldModel(nn.Module):
@@ -119,16 +118,3 @@ def model_losses(
         decoder=half_square(world_model.decode(latents) - observations, real.unsqueeze(2)),
         transition=half_square(missed, real[:, 1:].unsqueeze(2)),
     )
-
-
-def value_loss(values: Tensor, rewards: Tensor, mask: Tensor) -> Tensor:
-    """``½ Σ_t (v(h_t) - Σ_{s≥t} r_s)²``, the mean over episodes. Ours.
-
-    The returns are those of the episodes themselves, with the policies and the exploration of then.
-
-    :param values: ``v(h_t)``, ``(B, T)``.
-    :param rewards: ``(B, T)``, 0 in the padding.
-    :param mask: True where a step is real, ``(B, T)``.
-    """
-    to_go = discounted_returns(rewards.T, 1.0).T
-    return 0.5 * ((values - to_go).square() * mask).sum() / len(mask)

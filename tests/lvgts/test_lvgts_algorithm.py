@@ -133,44 +133,6 @@ def test_a_saturated_actor_is_pulled_back() -> None:
     assert inside._saturation(torch.zeros(2, 3, LATENT_DIM), torch.ones(2, 3, dtype=torch.bool)) == 0.0
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
-def test_a_value_function_learns_and_changes_what_the_actor_learns(algorithm: type[LVGTS], tmp_path: Path) -> None:
-    """Two models that differ in nothing else. Nine rewards of 1 are worth 9, 8, … 1, and the observation tells time."""
-    plain, valued = (make(algorithm, value_function=on, model_learning_rate=3e-3) for on in (False, True))
-    shared = plain.policy.state_dict()
-    assert all(torch.equal(value, valued.policy.state_dict()[name]) for name, value in shared.items())
-    assert plain.policy.value is None and not plain.policy.value_parameters
-    observations = torch.linspace(-1.0, 1.0, 9).reshape(1, 9, 1).expand(8, 9, 3)
-    batch = EpisodeBatch(observations, torch.zeros(8, 9, 2), torch.ones(8, 9), torch.ones(8, 9, dtype=torch.bool))
-    for model in (plain, valued):
-        model.replay_noise_std = 0.0
-        torch.manual_seed(0)
-        model.policy_step(batch)
-    assert equal(plain.policy.world_model.state_dict(), valued.policy.world_model.state_dict())
-    assert not equal(plain.policy.actor.state_dict(), valued.policy.actor.state_dict())
-    before = {name: value for name, value in parameters(valued).items() if name.startswith("value")}
-    valued.policy_step(batch)
-    assert all(torch.equal(value, parameters(valued)[name]) for name, value in before.items())
-    for _ in range(300):
-        valued.model_step(batch)
-    values = valued.policy.predict_value(valued.policy.encode(batch).latents)
-    assert (values - torch.arange(9, 0, -1)).abs().mean() < 0.7  # of a constant at best 2.2
-    valued.save(tmp_path / "model")
-    loaded = algorithm.load(tmp_path / "model", device="cpu")
-    assert loaded.value_function and equal(loaded.get_parameters(), valued.get_parameters())
-
-
-def test_losses_of_the_models_do_not_know_of_the_value_function() -> None:
-    """Their gradients are clipped apart."""
-    batch = make().learn(60).replay_buffer.sample(8)
-    plain, valued = (make(value_function=on, max_grad_norm=0.1) for on in (False, True))
-    for _ in range(5):
-        for model in (plain, valued):
-            model.model_step(batch)
-    shared = parameters(plain)
-    assert all(torch.equal(value, parameters(valued)[name]) for name, value in shared.items())
-
-
 def test_gradients_are_clipped_by_norm() -> None:
     kwargs = {**POLICY, "optimizer_class": torch.optim.SGD}
     model = make(max_grad_norm=1e-3, learning_rate=1.0, model_learning_rate=1.0, policy_kwargs=kwargs).learn(40)
@@ -604,8 +566,6 @@ def test_networks_of_ones_own() -> None:
         ({"model_updates": float("nan")}, ValueError, "model_updates=nan"),
         ({"truncation_mode": "blocks"}, ValueError, "write one of"),
         ({"truncation_mode": "window", "truncation": None}, ValueError, "cuts nowhere"),
-        ({"value_function": True, "truncation": None}, ValueError, "goes on where a gradient is cut"),
-        ({"value_function": True, "truncation_mode": "window"}, ValueError, "goes on where a gradient is cut"),
         ({"policy_kwargs": {"net_arch": {"vf": [3]}}}, ValueError, r"keys \['vf'\], which name no network"),
         ({"policy_kwargs": {"encoder_class": nn.Linear}}, TypeError, "needs a subclass of Encoder"),
         ({"policy_kwargs": {"world_model_class": WorldModel(1, 1, 1)}}, TypeError, "subclass of WorldModel"),

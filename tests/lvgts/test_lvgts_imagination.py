@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 
 import pytest
@@ -23,7 +22,6 @@ from torch import Tensor, nn
 
 from tca_sb3.lvgts.encoder import Encoding
 from tca_sb3.lvgts.imagination import (
-    continued_gradient,
     cut_times,
     imagine,
     imagined_return,
@@ -167,52 +165,10 @@ def test_return_leaves_out_padding() -> None:
     assert imagined_return(rewards, mask).item() == 3.5
 
 
-# -- a value function where the gradient is cut -----------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("truncation", [1, 2, 4, 15, 16])
 def test_cut_times_are_multiples_of_the_truncation_counted_from_one(truncation: int) -> None:
     assert list(cut_times(15, truncation)) == [t for t in range(1, 15) if (t + 1) % truncation == 0]
     assert list(cut_times(15, None)) == []
-
-
-@pytest.mark.parametrize("shortcuts", [True, False])
-@pytest.mark.parametrize("truncation", [1, 4])
-def test_an_exact_value_function_makes_up_for_the_cuts(shortcuts: bool, truncation: int) -> None:
-    """With ``v(ĥ_e)`` unrolled from each cut to the end, the truncated gradient is the gradient without truncation."""
-    model, encoding, actor = make_world_model(), make_encoding(), make_actor()
-    noise = infer_noise(model, encoding, scaled_actions(), shortcuts)
-    eta = 0.1 * randn(BATCH, HORIZON, ACTION_DIM)
-    mask = torch.arange(HORIZON) < torch.tensor([[15], [9], [2]])
-    parameters = list(actor.parameters())
-    whole = imagine(reparameterized(actor, eta), model, encoding, noise, None, shortcuts)
-    expected = torch.autograd.grad(imagined_return(whole.rewards, mask), parameters)
-    # Later uses of the actor are no business of the value function.
-    fixed = copy.deepcopy(actor).requires_grad_(False)
-
-    def value(edges: Tensor) -> Tensor:
-        return torch.stack([unroll(edges[:, e], t) for e, t in enumerate(cut_times(HORIZON, truncation))], dim=1)
-
-    def unroll(edge: Tensor, start: int) -> Tensor:
-        states = [*whole.latents[:, :start].detach().unbind(1), edge]
-        total = torch.zeros(BATCH, dtype=torch.float64)
-        for t in range(start, HORIZON):
-            action = reparameterized(fixed, eta)(t, states[t])
-            total = total + model.predict_reward(states[t], action) * mask[:, t]
-            if t + 1 < HORIZON:
-                recalled = None
-                if shortcuts:
-                    recalled = sum(encoding.weights[:, t + 1, i].unsqueeze(1) * states[i] for i in range(t + 1))
-                states.append(model.predict_latent(states[t], recalled, action) + noise[:, t])
-        return total
-
-    replay = imagine(reparameterized(actor, eta), model, encoding, noise, truncation, shortcuts, keep_edges=True)
-    gain = imagined_return(replay.rewards, mask)
-    extra = continued_gradient(value, replay.edges, mask, truncation)
-    assert extra.item() == 0.0
-    torch.testing.assert_close(torch.autograd.grad(gain + extra, parameters, retain_graph=True), expected)
-    truncated = torch.autograd.grad(gain, parameters)
-    assert not torch.allclose(truncated[0], expected[0], rtol=1e-3)
 
 
 # -- the sliding window of Appendix A.1 -----------------------------------------------------------------------------

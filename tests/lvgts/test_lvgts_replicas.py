@@ -41,7 +41,6 @@ def assert_alike(one: LVGTS, other: LVGTS) -> None:
     [
         {"model_updates": 0.75},
         {"algorithm": LMSVG, "max_grad_norm": 0.05, "policy_kwargs": {**POLICY, "optimizer_class": torch.optim.SGD}},
-        {"value_function": True, "max_grad_norm": 0.5},
         {"truncation": None, "policy_kwargs": {**POLICY, "encoder_class": RecurrentEncoder}},
     ],
 )

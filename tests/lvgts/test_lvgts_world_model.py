@@ -18,7 +18,7 @@ from lvgts_samples import (
 )
 
 from tca_sb3.lvgts.encoder import AttentionEncoder, Encoding
-from tca_sb3.lvgts.world_model import model_losses, value_loss
+from tca_sb3.lvgts.world_model import model_losses
 
 LENGTHS = [15, 9, 1]
 MASK = torch.arange(HORIZON) < torch.tensor(LENGTHS).unsqueeze(1)
@@ -93,13 +93,3 @@ def test_without_memory_the_transition_sees_zeros() -> None:
     expected = model.predict_latent(latents, torch.zeros_like(latents), actions)
     torch.testing.assert_close(model.predict_latent(latents, None, actions), expected, atol=0, rtol=0)
     assert not torch.equal(model.predict_latent(latents, randn(7, LATENT_DIM), actions), expected)
-
-
-def test_value_loss_is_its_double_loop() -> None:
-    values, rewards = randn(BATCH, HORIZON, seed=4), randn(BATCH, HORIZON, seed=3) * MASK
-    expected = 0.0
-    for b, length in enumerate(LENGTHS):
-        for t in range(length):
-            to_go = sum(rewards[b, s].item() for s in range(t, length))
-            expected += 0.5 * (values[b, t].item() - to_go) ** 2 / BATCH
-    assert value_loss(values, rewards, MASK).item() == pytest.approx(expected)
