@@ -62,9 +62,7 @@ class CreditMixin(_Host):
         are logged as ``rollout/discarded_steps``. Environments of one fixed length discard nothing.
     :param max_rollout_steps: with ``n_episodes``, the most steps an environment may take in a rollout.
     :param meta_kwargs: run the outer loop with these arguments of :class:`~tca_sb3.meta.MetaLearner` (``{}`` for its
-        defaults). The same as passing a ``MetaGradientCallback`` to every ``learn()``. One more is known here:
-        ``shared_critic=True`` makes ``v_φ`` a second head on the policy's critic, fitted together with it in
-        ``critic_updates``, instead of a network of its own. Ours, and cheaper.
+        defaults). The same as passing a ``MetaGradientCallback`` to every ``learn()``.
     :param critic_updates: after SB3's own training on a rollout, up to so many further steps of the policy's optimiser
         on the value loss alone, each on an equal share of the rollout's steps, so that all together cost about one
         pass. They move only what the policy's actions do not depend on: where actor and critic share layers, the
@@ -199,7 +197,7 @@ class CreditMixin(_Host):
             )
         InnerOptimizer.of(self.policy.optimizer)
         settings: dict[str, Any] = {"gamma": self.gamma, "gae_lambda": self.gae_lambda, **meta_kwargs}
-        value_net = self._make_value_net(settings.pop("shared_critic", False))
+        value_net = self._make_value_net(bool(settings.get("shared_critic")))
         self.meta = MetaLearner(self.estimator, value_net, **settings)
         self.meta_kwargs = meta_kwargs
         self.rollout_buffer.deferred = True
@@ -334,7 +332,7 @@ class CreditMixin(_Host):
         self.policy.optimizer.load_state_dict(fresh.optimizer.state_dict())
         if self.meta is not None:
             self.meta.forget()
-            value_net = self._make_value_net(isinstance(self.meta.value_net, CriticHead))
+            value_net = self._make_value_net(self.meta.shared_critic)
             if value_net is not None:
                 self.meta.reset_value(value_net)
 
@@ -353,18 +351,20 @@ class CreditMixin(_Host):
         loss of a second head, if there is one, is added to it."""
         fitted = critic_parameters(self.policy, self._last_obs)
         optimizers = [self.policy.optimizer]
-        second = self.meta.take_head() if self.meta is not None else None
-        if second is not None:
-            head, head_optimizer, head_targets = second
-            fitted += head.parameters()
-            optimizers.append(head_optimizer)
+        second: tuple[CriticHead, torch.Tensor] | None = None
+        if self.meta is not None and (targets := self.meta.take_head_targets()) is not None:
+            assert isinstance(self.meta.value_net, CriticHead) and self.meta.value_optimizer is not None
+            second = self.meta.value_net, targets
+            fitted += self.meta.value_net.parameters()
+            optimizers.append(self.meta.value_optimizer)
         n_steps = self.rollout_buffer.buffer_size * self.rollout_buffer.n_envs
         for share in self.rollout_buffer.get(-(-n_steps // self.critic_updates)):
             if second is None:
                 loss = value_loss(share.returns, self.policy.predict_values(share.observations).flatten())
             else:
+                head, targets = second
                 values, regular = head.both(share.observations)
-                wanted = head_targets[self.rollout_buffer.sampled_steps()]
+                wanted = targets[self.rollout_buffer.sampled_steps()]
                 loss = value_loss(share.returns, values.flatten()) + value_loss(wanted, regular.flatten())
             for optimizer in optimizers:
                 optimizer.zero_grad()  # to None: what has no gradient is not moved

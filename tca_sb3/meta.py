@@ -28,7 +28,6 @@ from tca_sb3.directional import Linearization, evaluate_with
 from tca_sb3.episodes import Episodes, map_observations
 from tca_sb3.estimators.base import AdvantageEstimator, Estimate
 from tca_sb3.inner import InnerOptimizer, OptimizerState, flatten, unflatten
-from tca_sb3.networks import CriticHead
 from tca_sb3.objectives import adjoint_loss, center_scores, inner_loss, normalize, policy_gradient_loss, value_loss
 from tca_sb3.returns import lambda_advantages, td_errors
 
@@ -94,8 +93,7 @@ class MetaLearner:
 
     :param estimator: the estimator whose ``meta_parameters()`` are ``η``.
     :param value_net: ``v_φ``, from observations ``(n, ...)`` to ``(n, 1)``; ``None`` where the policy's critic
-        predicts the regular return and serves the outer loop too. A
-        :class:`~tca_sb3.networks.CriticHead` is fitted with the critic, by who trains that.
+        predicts the regular return and serves the outer loop too.
     :param learning_rate: of ``η`` (Adam).
     :param value_learning_rate: of ``v_φ`` (Adam).
     :param gamma: discount of the outer objective.
@@ -110,6 +108,8 @@ class MetaLearner:
     :param center_scores: subtract from each ``D_u log π(A_t|S_t)`` its mean over the other episodes at the same time,
         see :func:`~tca_sb3.objectives.center_scores`. Ours; it leaves the expected metagradient as it is. For
         episodes that begin together and have phases.
+    :param shared_critic: ``v_φ`` is a second head on the policy's critic instead of a network of its own: cheaper, and
+        fitted together with the critic, in the model's ``critic_updates``. Ours.
     :raises ValueError: if the estimator has no parameters to learn, or a number is out of range.
     """
 
@@ -125,6 +125,7 @@ class MetaLearner:
         outer_momentum: float = 0.0,
         value_updates: int = 1,
         center_scores: bool = False,
+        shared_critic: bool = False,
     ) -> None:
         eta = estimator.meta_parameters()
         if not eta:
@@ -150,7 +151,7 @@ class MetaLearner:
                 f"MetaLearner got value_updates={value_updates} but the policy's critic serves as v_φ here, and "
                 "train() fits it; leave value_updates out."
             )
-        if value_updates > 1 and isinstance(value_net, CriticHead):
+        if value_updates > 1 and shared_critic:
             raise ValueError(
                 f"MetaLearner got value_updates={value_updates} but v_φ is a head of the policy's critic here; it is "
                 "fitted in the model's critic_updates: set those, and leave value_updates out."
@@ -162,6 +163,7 @@ class MetaLearner:
         self.outer_momentum = outer_momentum
         self.value_updates = value_updates
         self.center_scores = center_scores
+        self.shared_critic = shared_critic
         self.optimizer = torch.optim.Adam(eta, lr=learning_rate)
         self.value_optimizer = (
             None if value_net is None else torch.optim.Adam(value_net.parameters(), lr=value_learning_rate)
@@ -280,12 +282,11 @@ class MetaLearner:
         """
         if self.value_net is None or self.value_optimizer is None:
             return regular_advantages(episodes, values, self.gamma, self.gae_lambda)[0]
-        later = isinstance(self.value_net, CriticHead)
-        with torch.set_grad_enabled(self.value_updates == 1 and not later):
+        with torch.set_grad_enabled(self.value_updates == 1 and not self.shared_critic):
             predicted = episode_values(self.value_net, episodes)
         advantages, targets = regular_advantages(episodes, predicted.detach(), self.gamma, self.gae_lambda)
         wanted = episodes.flatten(targets)
-        if later:
+        if self.shared_critic:
             self._head_targets = wanted
             return advantages
         if self.value_updates == 1:  # the prediction has its graph already
@@ -309,14 +310,11 @@ class MetaLearner:
         loss.backward()
         self.value_optimizer.step()
 
-    def take_head(self) -> tuple[CriticHead, torch.optim.Optimizer, Tensor] | None:
-        """What is left to fit of the rollout judged last, once: ``v_φ``, if it is a head of the critic, its optimiser,
-        and its targets in the order of the episodes' flat steps. ``None`` if nothing is left."""
+    def take_head_targets(self) -> Tensor | None:
+        """What a shared ``v_φ`` is still to be fitted to, once: the value targets of the rollout judged last, in the
+        order of the episodes' flat steps; ``None`` if nothing is left."""
         targets, self._head_targets = self._head_targets, None
-        if targets is None:
-            return None
-        assert isinstance(self.value_net, CriticHead) and self.value_optimizer is not None
-        return self.value_net, self.value_optimizer, targets
+        return targets
 
     @contextlib.contextmanager
     def recording(

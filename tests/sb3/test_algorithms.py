@@ -374,7 +374,7 @@ def test_a_shared_critic_is_fitted_to_both_targets_at_once() -> None:
     model._fit_critic = by_hand  # type: ignore[method-assign]
     model.learn(30)
     assert len(found) > 2
-    assert model.meta.take_head() is None
+    assert model.meta.take_head_targets() is None
 
 
 def test_a_shared_critic_starts_afresh_with_the_policy() -> None:
