@@ -1,6 +1,6 @@
 """Figures 4 and 5: Key-to-Door, every method of the paper but TVT; what is learned, and which weights learn it.
 
-The ``cpu`` scale runs three of the methods; ``paper`` runs all, or ``--set 'methods=[...]'`` those you name.
+``--scale paper`` runs other variants besides, and ``--set 'methods=[...]'`` those you name.
 
 Figure 5 is reward in the door phase and total return against frames; Figure 4 the handcrafted weights beside those that
 Meta-PWR learned. The paper's hyperparameters are in an appendix that is not public: all numbers here are ours, tuned on
@@ -483,7 +483,7 @@ FIGURE = Figure(
         "cpu": Settings(
             seeds=10,
             updates=400,
-            methods=("A2C", "H-PWR", "Meta-PWR"),
+            methods=(*METHODS, "Meta-PWR, shared critic"),
             other_settings=OTHERS,
             other_methods=("A2C", "Meta-PWR"),
             other_seeds=2,
