@@ -291,7 +291,7 @@ def train(
             "phase_starts": np.array(rules.phases.starts),
         }
         metrics |= features(curves.weights[-1], rules.phases.starts)
-    setting = {"mean": mean, "variance": variance}
+    setting = {"apple_mean": mean, "apple_variance": variance}
     return Outcome([Run(method, setting, seed, metrics, model.num_timesteps)], arrays)
 
 
@@ -441,7 +441,7 @@ def plot_weights(settings: Settings, results: Results, method: str, path: Path) 
 def interval_between(results: Results, one: str, other: str, metric: str, apples: Setting = MIDDLE) -> dict[str, float]:
     """Mean difference of two methods over the seeds that both ran, and its 95 % bootstrap interval."""
     runs = results.runs
-    runs = runs[(runs["mean"] == apples[0]) & (runs["variance"] == apples[1])].pivot(
+    runs = runs[(runs["apple_mean"] == apples[0]) & (runs["apple_variance"] == apples[1])].pivot(
         index="seed", columns="method", values=metric
     )
     difference = (runs[one] - runs[other]).dropna().to_numpy(np.float64)

@@ -44,6 +44,8 @@ BOOTSTRAP_RESAMPLES = 10_000
 PACKAGES = ("gymnasium", "numpy", "stable-baselines3", "torch")
 SOURCES = ("tca_envs", "tca_sb3", "examples/paper")  # what a result depends on, from the repository's root
 
+STATISTICS = {"metric", "n", "mean", "standard_error", "ci_low", "ci_high", "median"}
+
 Scalar = str | int | float | bool
 
 
@@ -157,8 +159,12 @@ def summarize(runs: pd.DataFrame, metrics: Sequence[str]) -> pd.DataFrame:
         groups apart.
     :return: columns ``n``, ``mean``, ``standard_error`` (NaN for one run), ``ci_low`` and ``ci_high`` (95 %
         bootstrap interval of the mean), ``median``. ``n`` counts the runs that have the metric.
+    :raises ValueError: if a setting has the name of one of these columns.
     """
     keys = [name for name in runs.columns if name not in {*metrics, "seed", "frames", "seconds"}]
+    taken = sorted(STATISTICS.intersection(keys))
+    if taken:
+        raise ValueError(f"Runs have settings called {taken}, as statistics are; give them other names.")
     rows = []
     for group, members in runs.groupby(keys, dropna=False, sort=False):
         for metric in metrics:

@@ -295,6 +295,16 @@ def test_worker_processes_never_see_control_c(tmp_path: Path) -> None:
     assert len(list(toy.finished.glob("?.npz"))) == 6
 
 
+def test_no_setting_has_the_name_of_a_statistic() -> None:
+    runs = pd.DataFrame([{"method": "a", "mean": 5.0, "seed": 0, "score": 1.0, "frames": 1, "seconds": 0.5}])
+    with pytest.raises(ValueError, match=r"settings called \['mean'\], as statistics are"):
+        harness.summarize(runs, ["score"])
+    assert {
+        "mean",
+        *harness.summarize(runs.rename(columns={"mean": "apples"}), ["score"]).columns,
+    } >= harness.STATISTICS
+
+
 def test_summary_against_a_plain_loop() -> None:
     rng = np.random.default_rng(1)
     rows = []
