@@ -87,7 +87,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "A2C, γ = 0.99": ("A2C", {"gamma": 0.99}),
 }
 # Processor time of an iteration, rollout and all, by A2C's: examples/benchmarks/results/metagradient_speed.md.
-ITERATION_COST = {"Meta-PWR": 1.60, "Meta-PWR, shared critic": 1.44}
+ITERATION_COST = {"Meta-PWR": 1.71, "Meta-PWR, shared critic": 1.59}
 Setting = tuple[float, float]
 MIDDLE: Setting = (5.0, 25.0)
 
