@@ -204,19 +204,18 @@ class CreditMixin(_Host):
 
     def _make_value_net(self, shared_critic: bool) -> nn.Module | None:
         """A fresh ``v_φ``; ``None`` where the policy's critic is the regular one already."""
-        regular = self.estimator.regular_critic
-        if shared_critic and (regular or not self.critic_updates):
-            raise ValueError(
-                f"{type(self).__name__} got shared_critic=True, "
-                + (
-                    f"but the critic of {type(self.estimator).__name__} is v_φ already; leave it out."
-                    if regular
-                    else "which fits both heads of the critic in critic_updates, and there are none; write for "
-                    "instance critic_updates=8."
+        if self.estimator.regular_critic:
+            if shared_critic:
+                raise ValueError(
+                    f"{type(self).__name__} got shared_critic=True, but the critic of {type(self.estimator).__name__} "
+                    "is v_φ already; leave it out."
                 )
-            )
-        if regular:
             return None
+        if shared_critic and not self.critic_updates:
+            raise ValueError(
+                f"{type(self).__name__} got shared_critic=True, which fits both heads of the critic in critic_updates, "
+                "and there are none; write for instance critic_updates=8."
+            )
         network = CriticHead(self.policy) if shared_critic else RegularValue(self.policy)
         return network.to(self.device).eval()
 

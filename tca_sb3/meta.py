@@ -170,11 +170,12 @@ class MetaLearner:
         )
         self._last: InnerStep | None = None
         self._outer_average: Tensor | None = None
+        # What a shared v_φ is to be fitted to once the inner step is made; a save in between drops it.
+        self._head_targets: Tensor | None = None
         # Caches of what can be recomputed from `_last`: never saved.
         self._linearization: Linearization | None = None
         self._estimate: Estimate | None = None
         self._pending: tuple[Episodes, Tensor, Linearization] | None = None
-        self._head_targets: Tensor | None = None
 
     def outer_step(
         self,

@@ -61,27 +61,27 @@ META: dict[str, Any] = {
     "outer_momentum": 0.9,
 }
 # v_φ has to know what the key is worth before the metagradient can: one step a rollout leaves it far behind.
-META_PWR = {**META, "gae_lambda": 0.95, "learning_rate": 1e-3, "value_updates": 24, "center_scores": True}
+META_PWR = {**META, "gae_lambda": 0.95, "learning_rate": 1e-3, "center_scores": True}
+SEPARATE: dict[str, Any] = {**META_PWR, "value_updates": 24}
+SHARED_CRITIC: dict[str, Any] = {**META_PWR, "shared_critic": True}  # a second head, which SHARED's critic_updates fit
 CENTERED: dict[str, Any] = {"weights_kwargs": {"center": True}}
 
 # The algorithm of each method, and what is its own.
 METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "A2C": ("A2C", {}),
     "H-PWR": ("HPWR", {}),
-    "Meta-PWR": ("MetaPWR", {"meta_kwargs": META_PWR, "estimator_kwargs": CENTERED}),
+    "Meta-PWR": ("MetaPWR", {"meta_kwargs": SEPARATE, "estimator_kwargs": CENTERED}),
     "Meta-PWTD": ("MetaPWTD", {"meta_kwargs": META}),
     "Meta-λ(s)": ("MetaLambda", {"meta_kwargs": {**META, "gae_lambda": 0.95, "learning_rate": 1e-3}}),
     "RGM": ("RGM", {"meta_kwargs": {**META, "gae_lambda": 0.95, "learning_rate": 1e-3, "value_updates": 24}}),
     "A2C-RR": ("A2CRR", {"gamma": 0.95}),
 }
-# v_φ as a second head on the policy's critic, which SHARED's steps fit.
-ONE_CRITIC = {**{name: value for name, value in META_PWR.items() if name != "value_updates"}, "shared_critic": True}
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     **METHODS,
-    "Meta-PWR, shared critic": ("MetaPWR", {"meta_kwargs": ONE_CRITIC, "estimator_kwargs": CENTERED}),
+    "Meta-PWR, shared critic": ("MetaPWR", {"meta_kwargs": SHARED_CRITIC, "estimator_kwargs": CENTERED}),
     "Meta-PWR, no outer momentum": (
         "MetaPWR",
-        {"meta_kwargs": {**META_PWR, "outer_momentum": 0.0}, "estimator_kwargs": CENTERED},
+        {"meta_kwargs": {**SEPARATE, "outer_momentum": 0.0}, "estimator_kwargs": CENTERED},
     ),
     "A2C, critic of SB3": ("A2C", {"gae_lambda": 0.98, "critic_updates": 0}),
     "A2C, γ = 0.99": ("A2C", {"gamma": 0.99}),
@@ -438,15 +438,19 @@ def plot_weights(settings: Settings, results: Results, method: str, path: Path) 
         figure.colorbar(image, ax=axes_row, label="weight")
 
 
+def mean_and_interval(differences: NDArray[np.float64]) -> dict[str, float]:
+    """The entries of ``differences.csv`` for one difference a seed."""
+    low, high = bootstrap_interval(differences)
+    return {"mean": float(differences.mean()), "low": low, "high": high, "n": len(differences)}
+
+
 def interval_between(results: Results, one: str, other: str, metric: str, apples: Setting = MIDDLE) -> dict[str, float]:
     """Mean difference of two methods over the seeds that both ran, and its 95 % bootstrap interval."""
     runs = results.runs
     runs = runs[(runs["apple_mean"] == apples[0]) & (runs["apple_variance"] == apples[1])].pivot(
         index="seed", columns="method", values=metric
     )
-    difference = (runs[one] - runs[other]).dropna().to_numpy(np.float64)
-    low, high = bootstrap_interval(difference)
-    return {"mean": float(difference.mean()), "low": low, "high": high, "n": len(difference)}
+    return mean_and_interval((runs[one] - runs[other]).dropna().to_numpy(np.float64))
 
 
 def equal_time(settings: Settings, results: Results, method: str, curve: str) -> dict[str, float]:
@@ -458,9 +462,7 @@ def equal_time(settings: Settings, results: Results, method: str, curve: str) ->
     for seed in settings.middle_seeds:
         mine, theirs = (results.arrays[run_name(one, MIDDLE, seed)][curve] for one in (method, "A2C"))
         differences.append(mine[end - tail : end].mean() - theirs[-tail:].mean())
-    difference = np.array(differences, np.float64)
-    low, high = bootstrap_interval(difference)
-    return {"mean": float(difference.mean()), "low": low, "high": high, "n": len(difference)}
+    return mean_and_interval(np.array(differences, np.float64))
 
 
 NINE = tuple((mean, variance) for mean in (1.0, 5.0, 9.0) for variance in (5.0, 25.0, 125.0))

@@ -405,9 +405,11 @@ def at_least_one(text: str) -> int:
     return number
 
 
-def same_kind(value: Any, present: Any) -> bool:
-    """Whether ``value`` may stand where ``present`` does: of its type, or whole where that is a fraction. Nothing is
-    known of what ``None`` stands for."""
+def same_kind(value: Any, present: Any, default: Any) -> bool:
+    """Whether ``value`` may stand where ``present`` does: of its type, whole where that is a fraction, or ``None``
+    where that is the default. Nothing is known of what ``None`` stands for."""
+    if value is None:
+        return default is None
     if isinstance(value, bool) or isinstance(present, bool):
         return type(value) is type(present)
     return present is None or isinstance(value, (int, float) if isinstance(present, float) else type(present))
@@ -424,7 +426,7 @@ def changed(settings: Any, changes: Sequence[str]) -> Any:
     def frozen(value: Any) -> Any:
         return tuple(map(frozen, value)) if isinstance(value, list) else value
 
-    known = [one.name for one in fields(settings)]
+    known = {one.name: one.default for one in fields(settings)}
     values = {}
     for change in changes:
         name, _, text = change.partition("=")
@@ -438,7 +440,7 @@ def changed(settings: Any, changes: Sequence[str]) -> Any:
                 f"--set {name}=3."
             ) from None
         present = getattr(settings, name)
-        if not same_kind(values[name], present):
+        if not same_kind(values[name], present, known[name]):
             raise ValueError(
                 f"--set got {change!r}, but {name} is {present!r}: a value of another kind cannot take its place."
             )
