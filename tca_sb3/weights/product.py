@@ -23,8 +23,10 @@ class Product(PairwiseWeights):
     The paper embeds the two observations and the time difference, multiplies the three vectors element by element
     and maps the product to one number under a sigmoid. Here:
 
-    * embeddings start around 1, where a product is a sum: from small random ones, weights on Key-to-Door hardly came to
-      depend on the lag;
+    * embeddings start around 0, of size 1, and in pairs that cancel: every weight is ½ at first while its gradient is
+      not 0, and what is learned of one pair of states reaches others only as far as both states are alike. Embeddings
+      around 1, whose product is nearly a sum, learn faster at first but tie all weights into the same state together:
+      on Key-to-Door key → door rose and fell with apple → door;
     * both embeddings are linear heads on **one** trunk (the policy's features extractor and one hidden layer), and
       each observation passes through it once, never once a pair;
     * the read-out vector is absorbed into the lag embedding, which changes nothing that can be expressed;
@@ -39,10 +41,11 @@ class Product(PairwiseWeights):
     :param embedding_dim: ``d``.
     :param hidden_dim: width of the trunk's hidden layer.
     :param lag_scales: ``τ_m``, in steps; ``()`` for weights that do not look at the lag.
+    :param embedding_scale: size of the first embeddings, in units of torch's own initial weights of a linear layer.
     :param center: subtract the mean logit of the batch's pairs from every logit (ours). Where advantages are
         normalised, or the optimiser rescales gradients, the overall size of the weights changes nothing; left alone
         it drifts until the sigmoid saturates. With this, weights depend on the batch through that one number.
-    :raises ValueError: if ``make_encoder`` is missing, a size is not positive or a scale is under 1.
+    :raises ValueError: if ``make_encoder`` is missing, a size is not positive or a lag scale is under 1.
     """
 
     def __init__(
@@ -53,13 +56,15 @@ class Product(PairwiseWeights):
         embedding_dim: int = 16,
         hidden_dim: int = 64,
         lag_scales: Sequence[float] = (4.0, 16.0, 64.0),
+        embedding_scale: float = 2.0,
         center: bool = False,
     ) -> None:
         super().__init__(observation_space)
-        if min(embedding_dim, hidden_dim) < 1 or min(lag_scales, default=1.0) < 1.0:
+        if min(embedding_dim, hidden_dim) < 1 or min(lag_scales, default=1.0) < 1.0 or not embedding_scale > 0:
             raise ValueError(
-                f"Product got embedding_dim={embedding_dim}, hidden_dim={hidden_dim}, lag_scales={tuple(lag_scales)}; "
-                "sizes and scales (in steps) must be at least 1."
+                f"Product got embedding_dim={embedding_dim}, hidden_dim={hidden_dim}, lag_scales={tuple(lag_scales)}, "
+                f"embedding_scale={embedding_scale}; widths and lag scales (in steps) must be at least 1, and "
+                "embedding_scale above 0."
             )
         self.center = center
         self.encoder, features_dim = new_encoder(type(self).__name__, make_encoder)
@@ -67,14 +72,16 @@ class Product(PairwiseWeights):
         self.action_head = nn.Linear(hidden_dim, embedding_dim)
         self.reward_head = nn.Linear(hidden_dim, embedding_dim)
         self.register_buffer("rates", torch.tensor([0.0, *(1.0 / scale for scale in lag_scales)]))
-        # Around 1 a product is a sum: what the state of the action, that of the reward and the lag do by themselves
-        # is learned first, and what they do together on top of it.
-        nn.init.ones_(self.action_head.bias)
-        nn.init.ones_(self.reward_head.bias)
-        # Row 0 is the lag-free part; with alternating signs the first weights are near 0.5.
+        half = embedding_dim // 2
+        with torch.no_grad():
+            for head in (self.action_head, self.reward_head):
+                head.bias.zero_()
+                head.weight.mul_(embedding_scale)
+                head.weight[half : 2 * half] = head.weight[:half]
+        # Row 0 is the lag-free part. An odd last dimension has no partner and waits for its coefficient.
         lag = torch.zeros(1 + len(lag_scales), embedding_dim)
-        lag[0] = embedding_dim**-0.5
-        lag[0, 1::2] *= -1
+        lag[0, :half] = embedding_dim**-0.5
+        lag[0, half : 2 * half] = -(embedding_dim**-0.5)
         self.lag_coefficients = nn.Parameter(lag)
         self.bias = nn.Parameter(torch.zeros(()))
 
