@@ -55,7 +55,9 @@ class CreditMixin(_Host):
 
     :param estimator_class: an :class:`~tca_sb3.estimators.base.AdvantageEstimator`; ``TDLambda`` is SB3's own GAE.
     :param estimator_kwargs: its arguments besides ``gamma`` and ``gae_lambda``, which are the algorithm's; for
-        instance ``dict(weights_class=Tabular)``.
+        instance ``dict(weights_class=Tabular)``. One more is ``encoder_class``: what makes features of observations for
+        its networks, a module built from the policy; :class:`~tca_sb3.networks.ObservationEncoder` by default, or
+        :class:`~tca_sb3.networks.CriticFeatures`.
     :param n_episodes: collect rollouts of so many whole episodes of each environment, of whatever length, instead of
         ``n_steps`` steps. Every rollout starts with fresh episodes. An environment that finishes early keeps
         stepping until the slowest is done; those steps count in ``num_timesteps``, are trained on by nobody, and
@@ -156,25 +158,41 @@ class CreditMixin(_Host):
             return
         raise ValueError(f"This file was saved by {theirs} and cannot be loaded as {ours}; write {theirs}.load(...).")
 
-    def _make_encoder(self) -> nn.Module:
-        return ObservationEncoder(self.policy)
-
     def _make_estimator(self) -> AdvantageEstimator:
         kwargs = dict(self.estimator_kwargs)
+        encoder_class = kwargs.pop("encoder_class", ObservationEncoder)
+        if not (isinstance(encoder_class, type) and issubclass(encoder_class, nn.Module)):
+            raise TypeError(
+                f"{type(self).__name__} got encoder_class={encoder_class!r}; it needs a torch module that is built "
+                "from the policy (the class, not an object), for instance encoder_class=CriticFeatures."
+            )
+        made: list[nn.Module] = []
+
+        def make_encoder() -> nn.Module:
+            made.append(encoder_class(self.policy))
+            return made[-1]
+
         if issubclass(self.estimator_class, WeightedEstimator) and "weights_class" not in kwargs:
             kwargs["weights_class"] = self._default_weights_class()
             kwargs["weights_kwargs"] = {
                 **self._default_weights_kwargs(),
                 **(kwargs.get("weights_kwargs") or {}),
             }
-        return self.estimator_class(
+        estimator = self.estimator_class(
             self.observation_space,
             gamma=self.gamma,
             gae_lambda=self.gae_lambda,
-            make_encoder=self._make_encoder,
+            make_encoder=make_encoder,
             action_space=self.action_space,
             **kwargs,
         )
+        if "encoder_class" in self.estimator_kwargs and not made:
+            weights = getattr(estimator, "weights", estimator)
+            raise ValueError(
+                f"{type(self).__name__} got encoder_class={encoder_class.__name__}, but {type(weights).__name__} has "
+                "no network that looks at observations; leave encoder_class out."
+            )
+        return estimator
 
     def _default_weights_class(self) -> type[PairwiseWeights]:
         """A table where states are numbers from 0, a network otherwise."""

@@ -12,6 +12,7 @@ from stable_baselines3.common.callbacks import BaseCallback, CallbackList, Event
 from tca_sb3.estimators import PairwiseEstimator
 from tca_sb3.inner import InnerOptimizer
 from tca_sb3.meta import Lifetime
+from tca_sb3.networks import CriticFeatures
 
 if TYPE_CHECKING:
     from tca_sb3.algorithms import CreditMixin
@@ -98,6 +99,15 @@ class InnerLoopReset(OuterLoop):
             raise ValueError(f"InnerLoopReset got n_inner_updates={n_inner_updates}; it must be at least 1.")
         self.n_inner_updates = n_inner_updates
         self._lifetime: Lifetime | None = None
+
+    def _init_callback(self) -> None:
+        model = _credit_model(self)
+        if any(isinstance(module, CriticFeatures) for module in model.estimator.modules()):
+            raise ValueError(
+                "InnerLoopReset takes all of a lifetime's rollouts through the weights at its end, and those of "
+                "encoder_class=CriticFeatures change with the critic in between; leave encoder_class out."
+            )
+        super()._init_callback()
 
     def _on_rollout_start(self) -> None:
         if self._lifetime is None:

@@ -64,6 +64,23 @@ def policy_actions(policy: Any, episodes: Episodes) -> Tensor:
     return actions
 
 
+@contextlib.contextmanager
+def parameters_held(policy: nn.Module, values: Tensor) -> Iterator[None]:
+    """The policy with other parameters inside the ``with`` block; no graph through it notices.
+
+    :param values: flat, in the order of ``policy.parameters()``.
+    """
+    parameters = dict(policy.named_parameters())
+    before = {name: parameter.data for name, parameter in parameters.items()}
+    try:
+        for name, part in unflatten(values, parameters).items():
+            parameters[name].data = part
+        yield
+    finally:
+        for name, parameter in parameters.items():
+            parameter.data = before[name]
+
+
 @dataclass
 class InnerStep:
     """What the last inner step was made of; enough to differentiate through it at any later time.
@@ -237,7 +254,11 @@ class MetaLearner:
                 {name: part.clone() for name, part in unflatten(last.parameters, named).items()},
             )
             self._linearization.freeze()
-        estimate = self._estimate or self.estimate(last.episodes, last.values)
+        if self._estimate is None:
+            with parameters_held(policy, last.parameters):  # an estimator may look at the critic
+                self.estimate(last.episodes, last.values)
+        estimate = self._estimate
+        assert estimate is not None
         targets = last.episodes.flatten(estimate.value_targets)
         along_log_prob, along_values = self._linearization.along(
             unflatten(-pulled, named), values=targets.requires_grad

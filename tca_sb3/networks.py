@@ -54,22 +54,65 @@ class RegularValue(nn.Module):
         return self.head(self.hidden.forward_critic(self.encoder(observations)))
 
 
-class CriticHead(nn.Module):
-    """``v_φ(s)`` as a second head on the policy's critic, whose hidden layers serve both.
+def values_and_features(policy: ActorCriticPolicy, observations: Observations) -> tuple[Tensor, Tensor]:
+    """``v_ψ(s)``, ``(n, 1)``, and the hidden features it is a linear function of, from one pass."""
+    hidden: list[Tensor] = []
+    # What value_net is given, whatever the policy's class does before it.
+    hook = policy.value_net.register_forward_pre_hook(lambda _, inputs: hidden.append(inputs[0]))
+    try:
+        values = policy.predict_values(observations)
+    finally:
+        hook.remove()
+    return values, hidden[-1]
 
-    :param policy: the policy. Its parameters are used, and are not this module's: those are the head's alone.
+
+def critic_width(policy: ActorCriticPolicy, who: str) -> int:
+    """The number of those features.
+
+    :param who: what needs them, for the message.
     :raises ValueError: if the policy's value is not the output of one linear layer called ``value_net``.
+    """
+    if not isinstance(getattr(policy, "value_net", None), nn.Linear):
+        raise ValueError(
+            f"{who} needs a policy whose value is the linear layer value_net, and {type(policy).__name__} has none; "
+            f"leave {who} out."
+        )
+    return policy.value_net.in_features
+
+
+class CriticFeatures(nn.Module):
+    """Raw observations to the hidden features of the policy's critic: instead of an :class:`ObservationEncoder`, for
+    weights without a trunk of their own. Ours.
+
+    ``estimator_kwargs=dict(encoder_class=CriticFeatures)``. Features are constants: neither the metagradient nor the
+    estimator trains the critic. They change as the critic learns.
+
+    :param policy: the policy; no parameter of it becomes this module's.
+    :raises ValueError: as :func:`critic_width`.
     """
 
     def __init__(self, policy: ActorCriticPolicy) -> None:
         super().__init__()
-        if not isinstance(getattr(policy, "value_net", None), nn.Linear):
-            raise ValueError(
-                f"shared_critic=True needs a policy whose value is the linear layer value_net, and "
-                f"{type(policy).__name__} has none; leave shared_critic out."
-            )
+        self.features_dim = critic_width(policy, "encoder_class=CriticFeatures")
         self._policy = (policy,)  # torch does not look for modules in a tuple
-        self.head = nn.Linear(policy.value_net.in_features, 1)
+
+    def forward(self, observations: Observations) -> Tensor:
+        """``(n, *observation shape)`` to ``(n, features_dim)``."""
+        with torch.no_grad():
+            return values_and_features(self._policy[0], observations)[1]
+
+
+class CriticHead(nn.Module):
+    """``v_φ(s)`` as a second head on the policy's critic, whose hidden layers serve both.
+
+    :param policy: the policy. Its parameters are used, and are not this module's: those are the head's alone.
+    :raises ValueError: as :func:`critic_width`.
+    """
+
+    def __init__(self, policy: ActorCriticPolicy) -> None:
+        super().__init__()
+        self._policy = (policy,)  # torch does not look for modules in a tuple
+        self.head = nn.Linear(critic_width(policy, "shared_critic=True"), 1)
 
     def forward(self, observations: Observations) -> Tensor:
         """``(n, *observation shape)`` to ``(n, 1)``."""
@@ -77,15 +120,8 @@ class CriticHead(nn.Module):
 
     def both(self, observations: Observations) -> tuple[Tensor, Tensor]:
         """``v_ψ(s)`` and ``v_φ(s)`` from one pass, each ``(n, 1)``."""
-        (policy,) = self._policy
-        hidden: list[Tensor] = []
-        # What value_net is given, whatever the policy's class does before it.
-        hook = policy.value_net.register_forward_pre_hook(lambda _, inputs: hidden.append(inputs[0]))
-        try:
-            values = policy.predict_values(observations)
-        finally:
-            hook.remove()
-        return values, self.head(hidden[-1])
+        values, hidden = values_and_features(self._policy[0], observations)
+        return values, self.head(hidden)
 
 
 def critic_parameters(policy: ActorCriticPolicy, observations: Any) -> list[nn.Parameter]:

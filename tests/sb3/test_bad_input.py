@@ -23,6 +23,7 @@ from tca_sb3 import (
     Episodes,
     Exponential,
     Fixed,
+    InnerLoopReset,
     MetaLambda,
     MetaPWR,
     MetaPWTD,
@@ -30,6 +31,7 @@ from tca_sb3 import (
 )
 from tca_sb3.buffers import EpisodeBuffer
 from tca_sb3.estimators import MonteCarlo
+from tca_sb3.networks import CriticFeatures
 from tca_sb3.weights import PairwiseWeights
 
 ALGORITHMS = [A2C, PPO, HPWR, MetaPWR, MetaPWTD, MetaLambda, RGM, A2CRR]
@@ -136,6 +138,34 @@ CASES: dict[str, tuple[type[Exception], str, Callable[[], Any]]] = {
         "shared_critic=True needs a policy whose value is the linear layer value_net",
         lambda: MetaPWR(
             Headless, vec_env([(4,), (4,)], kind="box"), critic_updates=2, meta_kwargs={"shared_critic": True}
+        ),
+    ),
+    "an encoder that is an object": (
+        TypeError,
+        "MetaPWR got encoder_class=Identity.*the class, not an object",
+        lambda: build(MetaPWR, estimator_kwargs={"encoder_class": torch.nn.Identity()}),
+    ),
+    "an encoder for nobody": (
+        ValueError,
+        "A2C got encoder_class=CriticFeatures, but Exponential has no network that looks at observations",
+        lambda: build(
+            A2C,
+            estimator_class=PWR,
+            estimator_kwargs={"weights_class": Exponential, "encoder_class": CriticFeatures},
+        ),
+    ),
+    "features of a critic that has none": (
+        ValueError,
+        "encoder_class=CriticFeatures needs a policy whose value is the linear layer value_net",
+        lambda: MetaPWR(
+            Headless, vec_env([(4,), (4,)], kind="box"), estimator_kwargs={"encoder_class": CriticFeatures}
+        ),
+    ),
+    "features of the critic over a lifetime": (
+        ValueError,
+        "InnerLoopReset takes all of a lifetime's rollouts through the weights at its end",
+        lambda: build(A2C, n_episodes=1, estimator_class=PWR, estimator_kwargs={"encoder_class": CriticFeatures}).learn(
+            10, callback=InnerLoopReset(2)
         ),
     ),
     "an outer loop without weights": (

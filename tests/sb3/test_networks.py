@@ -14,7 +14,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 from torch.nn import functional as F
 
 from tca_sb3 import A2C, MetaPWR
-from tca_sb3.networks import CriticHead, TileExtractor, critic_parameters, same_in_training
+from tca_sb3.networks import CriticFeatures, CriticHead, TileExtractor, critic_parameters, same_in_training
 
 IMAGE = spaces.Box(0, 255, (3, 5, 7), np.uint8)
 SPACE = spaces.Dict({"image": IMAGE, "code": spaces.Discrete(4), "place": spaces.Box(-1, 1, (2, 2))})
@@ -151,6 +151,9 @@ def test_a_second_head_reads_what_the_critic_reads(share: bool) -> None:
     assert torch.equal(regular, hidden @ second.head.weight.T + second.head.bias)
     assert torch.equal(second(seen), regular)
     assert not policy.value_net._forward_pre_hooks, "no hook is left behind"
+    constants = CriticFeatures(policy)
+    assert not list(constants.parameters()) and constants.features_dim == 5
+    assert torch.equal(constants(seen), hidden) and not constants(seen).requires_grad
 
 
 def test_a_look_at_the_critic_moves_no_running_statistics() -> None:

@@ -31,8 +31,10 @@ from tca_sb3 import (
     MetaLambda,
     MetaPWR,
     MetaPWTD,
+    Product,
 )
 from tca_sb3.meta import MetaLearner
+from tca_sb3.networks import CriticFeatures
 
 TINY = {"net_arch": [6]}
 META: dict[str, Any] = {"meta_kwargs": {"learning_rate": 0.02, "outer_momentum": 0.3}}
@@ -48,6 +50,11 @@ SUBJECTS: dict[str, tuple[type, dict[str, Any], Any]] = {
     "MetaPWR, shared critic": (
         MetaPWR,
         {"meta_kwargs": {**META["meta_kwargs"], "shared_critic": True}, "critic_updates": 3},
+        lambda: None,
+    ),
+    "MetaPWR, the critic's features": (
+        MetaPWR,
+        {**META, "estimator_kwargs": {"weights_class": Product, "encoder_class": CriticFeatures}, "critic_updates": 3},
         lambda: None,
     ),
     "MetaPWTD, critic": (MetaPWTD, {**META, "critic_updates": 3}, lambda: None),
