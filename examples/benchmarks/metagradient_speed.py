@@ -3,10 +3,11 @@
     python examples/benchmarks/metagradient_speed.py --out runs/benchmarks
 
 Key-to-Door images of one pixel a cell, convolutional networks (16 and 32 channels, 64 features), every network separate
-as in the paper: policy, v_ψ, v_φ and that of the weights; and with v_φ as a second head on the critic
-(``shared_critic``), beside an A2C that fits its critic in as many steps. Updates only: rollouts cost all the same. Then
-whole iterations, rollout and all, of the agents of Figure 5. Every round runs all variants one after the other; a ratio
-is the median over rounds of a variant's processor time by A2C's in the same round, with quartiles.
+as in the paper: policy, v_ψ, v_φ and that of the weights; with v_φ as a second head on the critic (``shared_critic``),
+beside an A2C that fits its critic in as many steps; and with weights that read the critic's features
+(``CriticFeatures``). Updates only: rollouts cost all the same. Then whole iterations, rollout and all, of the agents of
+Figure 5. Every round runs all variants one after the other; a ratio is the median over rounds of a variant's processor
+time by A2C's in the same round, with quartiles.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ import fig4_5_key_to_door as figure5
 import tca_envs  # noqa: F401 (registers Key-to-Door)
 from tca_sb3 import A2C, HPWR, MetaPWR, MetaPWTD
 from tca_sb3.algorithms import CreditMixin
-from tca_sb3.networks import TileExtractor
+from tca_sb3.networks import CriticFeatures, TileExtractor
 from tca_sb3.vec_env import make_gym_vec_env
 from tca_sb3.weights.product import _Fusion
 
@@ -120,18 +121,27 @@ def methods(rounds: int) -> pd.DataFrame:
         "A2C": lambda: collected(A2C, 120, 16),
         "H-PWR": lambda: collected(HPWR, 120, 16),
         "Meta-PWR": lambda: collected(MetaPWR, 120, 16, estimator_kwargs=wide),
+        "Meta-PWR, critic's features": lambda: collected(
+            MetaPWR, 120, 16, estimator_kwargs={**wide, "encoder_class": CriticFeatures}
+        ),
         "Meta-PWTD": lambda: collected(MetaPWTD, 120, 16, estimator_kwargs=wide),
     }
     return compare({name: make() for name, make in variants.items()}, rounds)
 
 
 def one_critic(rounds: int) -> pd.DataFrame:
-    """The same with critics that make one further step, and ``v_φ`` separate from v_ψ or a head beside it."""
-    wide = {"critic_updates": 1, "estimator_kwargs": {"weights_kwargs": {"embedding_dim": 32}}}
+    """The same with critics that make one further step; ``v_φ`` separate from v_ψ or a head beside it, and then weights
+    of images or of that critic's features."""
+    estimator_kwargs = {"weights_kwargs": {"embedding_dim": 32}}
+    wide = {"critic_updates": 1, "estimator_kwargs": estimator_kwargs}
+    shared = {"critic_updates": 1, "meta_kwargs": {"shared_critic": True}}
     models = {
         "A2C": collected(A2C, 120, 16, critic_updates=1),
         "Meta-PWR": collected(MetaPWR, 120, 16, **wide),
-        "Meta-PWR, shared critic": collected(MetaPWR, 120, 16, meta_kwargs={"shared_critic": True}, **wide),
+        "Meta-PWR, shared critic": collected(MetaPWR, 120, 16, **shared, estimator_kwargs=estimator_kwargs),
+        "Meta-PWR, shared critic and its features": collected(
+            MetaPWR, 120, 16, **shared, estimator_kwargs={**estimator_kwargs, "encoder_class": CriticFeatures}
+        ),
     }
     return compare(models, rounds)
 
