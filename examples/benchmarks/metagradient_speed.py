@@ -183,7 +183,7 @@ def fuse(horizon: int, batch: int, width: int) -> tuple[float, float]:
     rates = torch.tensor([0.0, 1 / 4, 1 / 16, 1 / 64])
 
     def embeddings(length: int) -> list[torch.Tensor]:
-        shapes = [(batch, length, width)] * 2 + [(4, width), ()]
+        shapes = [(batch, length, width)] * 2 + [(4, width)]
         return [torch.randn(shape).requires_grad_() for shape in shapes]
 
     # The first call in a process allocates libraries' own memory, and takes its time; so does the first backward() with

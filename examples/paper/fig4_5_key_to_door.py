@@ -496,11 +496,11 @@ FIGURE = Figure(
         "cpu": Settings(
             seeds=10,
             updates=400,
-            methods=(*METHODS, "Meta-PWR, shared critic", "Meta-PWR, no outer momentum"),
+            methods=(*METHODS, "Meta-PWR, shared critic"),
             first_seed=12,
             other_settings=(*OTHERS, HARD),
             other_methods=("A2C", "H-PWR", "Meta-PWR, shared critic", "Meta-PWTD"),
-            other_seeds=3,
+            other_seeds=2,
         ),
         "paper": Settings(seeds=10, updates=4000, methods=tuple(VARIANTS), other_settings=OTHERS, other_seeds=10),
     },

@@ -18,7 +18,7 @@ _ROWS = 128  # rows handled together; beside the weights a block then needs a fe
 
 
 class Product(PairwiseWeights):
-    """``f = σ(b + Σ_d a_d(S_t) · b_d(S_k) · c_d(k − t))``: three embeddings, their product, a linear read-out.
+    """``f = σ(c_0(k − t) + Σ_d a_d(S_t) · b_d(S_k) · c_d(k − t))``: three embeddings, their product, a linear read-out.
 
     The paper embeds the two observations and the time difference, multiplies the three vectors element by element
     and maps the product to one number under a sigmoid. Here:
@@ -30,10 +30,11 @@ class Product(PairwiseWeights):
     * both embeddings are linear heads on **one** trunk (the policy's features extractor and one hidden layer), and
       each observation passes through it once, never once a pair;
     * the read-out vector is absorbed into the lag embedding, which changes nothing that can be expressed;
-    * the lag embedding is a mixture of discounts, ``c_d(l) = c_{d,0} + Σ_m c_{d,m} exp(−l / τ_m)``. What is far away
-      is judged by the observations alone, what is near also by how near, and weights that decay like ``γ^l`` can be
-      expressed. Exponentials separate into functions of ``t`` and of ``k``, so all pairs are matrix products: the cost
-      is ``O(T² d)`` multiplications, and besides the weights themselves the memory is ``O(T d)`` a column.
+    * the lag embedding is a mixture of discounts, ``c_d(l) = c_{d,0} + Σ_m c_{d,m} exp(−l / τ_m)``, and so is the term
+      ``c_0`` of the lag alone. What is far away is judged by the observations alone, what is near also by how near, and
+      weights that decay like ``γ^l`` can be expressed. Exponentials separate into functions of ``t`` and of ``k``, so
+      all pairs are matrix products: the cost is ``O(T² d)`` multiplications, and besides the weights themselves the
+      memory is ``O(T d)`` a column.
 
     The widths and the lag scales are ours; the paper gives none.
 
@@ -83,7 +84,7 @@ class Product(PairwiseWeights):
         lag[0, :half] = embedding_dim**-0.5
         lag[0, half : 2 * half] = -(embedding_dim**-0.5)
         self.lag_coefficients = nn.Parameter(lag)
-        self.bias = nn.Parameter(torch.zeros(()))
+        self.lag_bias = nn.Parameter(torch.zeros(1 + len(lag_scales)))
 
     rates: Tensor
 
@@ -91,15 +92,19 @@ class Product(PairwiseWeights):
         horizon, batch = episodes.horizon, episodes.batch_size
         states = map_observations(lambda part: part.flatten(0, 1), episodes.observations)
         hidden = self.trunk(self.encoder(states)).view(horizon + 1, batch, -1).transpose(0, 1)
-        credit = self.action_head(hidden[:, :-1])  # a(S_t), (B, T, d)
-        arrival = self.reward_head(hidden[:, 1:])  # b(S_k), (B, T, d)
+        # The term of the lag alone is one more dimension, in which both embeddings are 1.
+        one = hidden.new_ones(()).expand(batch, horizon, 1)
+        credit = torch.cat([self.action_head(hidden[:, :-1]), one], 2)  # a(S_t), (B, T, d + 1)
+        arrival = torch.cat([self.reward_head(hidden[:, 1:]), one], 2)  # b(S_k), (B, T, d + 1)
+        coefficients = torch.cat([self.lag_coefficients, self.lag_bias.unsqueeze(1)], 1)
         rates = self.rates.to(credit.dtype)
-        lengths = episodes.lengths if self.center else None
-        return _Fusion.apply(credit, arrival, self.lag_coefficients, self.bias, rates, lengths)
+        return _Fusion.apply(credit, arrival, coefficients, rates, episodes.lengths if self.center else None)
 
 
 class _Fusion(torch.autograd.Function):
-    """``σ(bias + Σ_{d,m} credit[t, d] · arrival[k, d] · coefficients[m, d] · exp(−rates[m] (k − t)))``, 0 below.
+    """``σ(Σ_{d,m} credit[t, d] · arrival[k, d] · coefficients[m, d] · exp(−rates[m] (k − t)))``, 0 below the diagonal.
+
+    With ``lengths``, the mean over all pairs of what is under the sigmoid is taken off first.
 
     By blocks: with ``r`` the first ``k`` of a block, ``exp(−rate (k − t))`` is ``exp(−rate (k − r))`` times
     ``exp(−rate (r − t))``, and a block is one batched matrix product over the ``(m, d)`` pairs. Nothing but the inputs
@@ -112,7 +117,6 @@ class _Fusion(torch.autograd.Function):
         credit: Tensor,
         arrival: Tensor,
         coefficients: Tensor,
-        bias: Tensor,
         rates: Tensor,
         lengths: Tensor | None,
     ) -> Tensor:
@@ -121,8 +125,9 @@ class _Fusion(torch.autograd.Function):
             left = credit[:, rows].unsqueeze(2) * (decay_rows.unsqueeze(2) * coefficients)
             right = arrival[:, columns].unsqueeze(2) * decay_columns.unsqueeze(2)
             weights[:, rows, columns] = torch.bmm(left.flatten(2), right.flatten(2).transpose(1, 2))
-        # In place: beside the inputs one tensor of the size of all pairs is kept.
-        weights.add_(bias if lengths is None else -_mean_over_pairs(weights, lengths)).sigmoid_().triu_()
+        if lengths is not None:
+            weights.sub_(_mean_over_pairs(weights, lengths))
+        weights.sigmoid_().triu_()  # in place: beside the inputs one tensor of the size of all pairs is kept
         ctx.save_for_backward(credit, arrival, coefficients, rates, lengths, weights)
         return weights
 
@@ -137,14 +142,16 @@ class _Fusion(torch.autograd.Function):
             return torch.addcmul(weight, weight, weight, value=-1).mul_(gradient[:, rows, columns])
 
         blocks = list(_blocks(credit.shape[1], rates))
-        # A block is made twice rather than all of them kept: they would be as large as the weights.
-        into_bias = torch.stack([slope_of(rows, columns).sum() for rows, columns, _, _ in blocks]).sum()
+        if lengths is not None:
+            # A block is made twice rather than all of them kept: they would be as large as the weights.
+            total = torch.stack([slope_of(rows, columns).sum() for rows, columns, _, _ in blocks]).sum()
+            mean_slope = total / _n_pairs(lengths)
         into_credit, into_arrival = torch.zeros_like(credit), torch.zeros_like(arrival)
         into_coefficients = torch.zeros_like(coefficients)
         for rows, columns, decay_rows, decay_columns in blocks:
             slope = slope_of(rows, columns)
             if lengths is not None:  # the mean logit takes back what all pairs have in common
-                _keep_pairs(slope.sub_(into_bias / _n_pairs(lengths)), lengths, rows.start, columns.start)
+                _keep_pairs(slope.sub_(mean_slope), lengths, rows.start, columns.start)
             left = credit[:, rows].unsqueeze(2) * (decay_rows.unsqueeze(2) * coefficients)
             right = arrival[:, columns].unsqueeze(2) * decay_columns.unsqueeze(2)
             # What reaches credit[t, d] · coefficients[m, d], then what reaches arrival.
@@ -153,9 +160,7 @@ class _Fusion(torch.autograd.Function):
             into_coefficients += (mixed * credit[:, rows].unsqueeze(2)).sum((0, 1))
             reached = torch.bmm(slope.transpose(1, 2), left.flatten(2)).view(right.shape)
             into_arrival[:, columns] += (reached * decay_columns.unsqueeze(2)).sum(2)
-        if lengths is not None:
-            into_bias = torch.zeros_like(into_bias)
-        return into_credit, into_arrival, into_coefficients, into_bias, None, None
+        return into_credit, into_arrival, into_coefficients, None, None
 
 
 def _keep_pairs(matrices: Tensor, lengths: Tensor, first_row: int = 0, first_column: int = 0) -> Tensor:

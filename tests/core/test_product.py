@@ -31,7 +31,7 @@ def randomised(function: Product) -> Product:
 @pytest.mark.parametrize("lag_scales", [(), (2.0, 8.0)])
 @pytest.mark.parametrize("center", [False, True])
 def test_it_is_the_sum_over_embedding_dimensions(kind: str, lag_scales: tuple[float, ...], center: bool) -> None:
-    """``σ(b + Σ_d a_d(S_t) b_d(S_k) c_d(k − t))``, pair by pair, one observation at a time."""
+    """``σ(c_0(k − t) + Σ_d a_d(S_t) b_d(S_k) c_d(k − t))``, pair by pair, one observation at a time."""
     encoder = lambda: FloatEncoder(kind)  # noqa: E731
     function = randomised(
         Product(SPACES[kind], encoder, embedding_dim=3, hidden_dim=4, lag_scales=lag_scales, center=center)
@@ -49,7 +49,7 @@ def test_it_is_the_sum_over_embedding_dimensions(kind: str, lag_scales: tuple[fl
         features = torch.stack([torch.ones(()), *(torch.exp(-lag / scale) for scale in lag_scales)]).double()
         c = features @ function.lag_coefficients
         a, arrival = embed(function.action_head, t, b), embed(function.reward_head, k + 1, b)
-        logits[b, t, k] = function.bias + sum(a[d] * arrival[d] * c[d] for d in range(3))
+        logits[b, t, k] = features @ function.lag_bias + sum(a[d] * arrival[d] * c[d] for d in range(3))
     shift = sum(logits.values()) / len(logits) if center else 0.0
     for (b, t, k), logit in logits.items():
         assert weights[b, t, k].item() == pytest.approx(torch.sigmoid(logit - shift).item(), abs=1e-6)
@@ -69,21 +69,16 @@ def test_gradients_are_those_of_the_materialised_form(
     def leaf(*shape: int) -> Tensor:
         return torch.randn(shape, generator=generator, dtype=torch.float64).requires_grad_()
 
-    leaves = credit, arrival, coefficients, bias = (
-        leaf(batch, horizon, 3),
-        leaf(batch, horizon, 3),
-        leaf(4, 3),
-        leaf(),
-    )
+    leaves = credit, arrival, coefficients = leaf(batch, horizon, 3), leaf(batch, horizon, 3), leaf(4, 3)
     rates = torch.tensor([0.0, 1.0, 0.25, 0.01], dtype=torch.float64)
     steps = torch.tensor(lengths)
-    weights = module._Fusion.apply(credit, arrival, coefficients, bias, rates, steps if center else None)
+    weights = module._Fusion.apply(credit, arrival, coefficients, rates, steps if center else None)
 
     times = torch.arange(horizon)
     lags = (times + 1 - times.unsqueeze(1)).clamp(min=0)
     real = (times < steps.unsqueeze(1)).unsqueeze(1).expand(-1, horizon, -1).triu()
     decays = torch.exp(-rates.view(-1, 1, 1) * lags)
-    logits = torch.einsum("btd,bkd,md,mtk->btk", credit, arrival, coefficients, decays) + bias
+    logits = torch.einsum("btd,bkd,md,mtk->btk", credit, arrival, coefficients, decays)
     if center:
         logits = logits - logits[real].mean()
     wanted = torch.sigmoid(logits)
@@ -91,7 +86,7 @@ def test_gradients_are_those_of_the_materialised_form(
     cotangent = torch.randn(int(real.sum()), generator=generator, dtype=torch.float64)
     ours = torch.autograd.grad((weights[real] * cotangent).sum(), leaves)
     theirs = torch.autograd.grad((wanted[real] * cotangent).sum(), leaves)
-    for name, one, other in zip(("credit", "arrival", "coefficients", "bias"), ours, theirs, strict=True):
+    for name, one, other in zip(("credit", "arrival", "coefficients"), ours, theirs, strict=True):
         assert torch.allclose(one, other, rtol=1e-12, atol=1e-12), name
 
 
@@ -101,26 +96,30 @@ def test_short_scales_and_long_episodes_stay_finite() -> None:
     leaves = [
         torch.randn(shape, generator=generator).requires_grad_() for shape in ((1, 1000, 4), (1, 1000, 4), (2, 4))
     ]
-    bias = torch.zeros((), requires_grad=True)
-    weights = module._Fusion.apply(*leaves, bias, torch.tensor([1.0, 0.001]), None)
+    weights = module._Fusion.apply(*leaves, torch.tensor([1.0, 0.001]), None)
     weights.sum().backward()
     assert torch.isfinite(weights).all()
-    for leaf in (*leaves, bias):
+    for leaf in leaves:
         assert leaf.grad is not None
         assert torch.isfinite(leaf.grad).all()
         assert leaf.grad.any()
 
 
-def test_centred_weights_do_not_feel_the_bias_nor_the_padding() -> None:
+def test_centred_weights_do_not_feel_the_constant_nor_the_padding() -> None:
     function = randomised(Product(SPACES["box"], lambda: FloatEncoder("box"), center=True))
     episodes = random_episodes(LENGTHS, "box")
     with torch.no_grad():
         function.lag_coefficients.mul_(0.01)
-    before = function(episodes)
+
+    def used() -> Tensor:
+        weights = function(episodes)
+        return torch.stack([weights[pair] for pair in pairs(LENGTHS)])
+
+    before = used()
     with torch.no_grad():
-        function.bias.add_(3.0)
-    assert torch.allclose(before, function(episodes), rtol=0, atol=1e-12)
-    logits = torch.logit(torch.stack([before[pair] for pair in pairs(LENGTHS)]))
+        function.lag_bias[0] += 3.0
+    assert torch.allclose(before, used(), rtol=0, atol=1e-12)
+    logits = torch.logit(before)
     assert logits.mean().item() == pytest.approx(0.0, abs=1e-9)
 
 
@@ -138,8 +137,8 @@ def test_it_starts_at_one_half_with_something_to_learn_from(embedding_dim: int) 
     for head in (function.action_head, function.reward_head):
         assert head.weight.grad is not None
         assert head.weight.grad[:paired].any(1).all() and not head.weight.grad[paired:].any()
-    gradient = function.lag_coefficients.grad
-    assert gradient is not None and gradient.all()
+    for coefficients in (function.lag_coefficients, function.lag_bias):
+        assert coefficients.grad is not None and coefficients.grad.all()
 
 
 def test_what_is_learned_of_one_state_hardly_reaches_another() -> None:
