@@ -30,7 +30,7 @@ from stable_baselines3.common.env_util import make_vec_env
 import tca_sb3
 
 SHARED: dict[str, Any] = {
-    "learning_rate": 1e-3,
+    "learning_rate": 3e-3,
     "gamma": 0.99,
     "gae_lambda": 0.95,
     "ent_coef": 0.01,
@@ -40,12 +40,13 @@ SHARED: dict[str, Any] = {
 }
 META: dict[str, Any] = {"outer_momentum": 0.9, "learning_rate": 1e-3}
 EPISODES: dict[str, Any] = {"n_episodes": 1}
+WEIGHTED: dict[str, Any] = {**EPISODES, "estimator_kwargs": {"weights_kwargs": {"center": True}}}
 
 METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "A2C, 128 steps": ("A2C", {"n_steps": 128}),
     "A2C": ("A2C", EPISODES),
-    "Meta-PWTD": ("MetaPWTD", {**EPISODES, "meta_kwargs": META}),
-    "Meta-PWR": ("MetaPWR", {**EPISODES, "meta_kwargs": {**META, "shared_critic": True}}),
+    "Meta-PWTD": ("MetaPWTD", {**WEIGHTED, "meta_kwargs": META}),
+    "Meta-PWR": ("MetaPWR", {**WEIGHTED, "meta_kwargs": {**META, "shared_critic": True}}),
 }
 
 
@@ -187,7 +188,7 @@ FIGURE = Figure(
     name="minigrid_doorkey",
     scales={
         "quick": Settings(seeds=1, frames=2_000, n_envs=4, points=4),
-        "cpu": Settings(seeds=5, frames=300_000),
+        "cpu": Settings(seeds=3, frames=300_000),
         "paper": Settings(seeds=10, frames=2_000_000, env="MiniGrid-DoorKey-6x6-v0"),
     },
     stages=[runs],

@@ -91,6 +91,22 @@ def test_at_equal_time_a_dearer_method_has_made_fewer_iterations(monkeypatch: py
     assert found == {"mean": 3 * 10.5 - 18.5, "low": 3 * 10.5 - 18.5, "high": 3 * 10.5 - 18.5, "n": 2}
 
 
+def test_the_points_of_every_curve_are_kept() -> None:
+    names = [("A2C", figure.MIDDLE, 3), ("H-PWR", (1.0, 5.0), 0)]
+    rows = [{"method": m, "apple_mean": a[0], "apple_variance": a[1], "seed": seed} for m, a, seed in names]
+    arrays = {
+        figure.run_name(*name): {"frames": np.array([10, 20]), "returns": np.array([1.0, i]), "door": np.array([0, i])}
+        for i, name in enumerate(names)
+    }
+    found = figure.curves(Results(pd.DataFrame(rows), arrays))
+    assert found.to_numpy().tolist() == [
+        ["A2C", 5.0, 25.0, 3, 10, 1.0, 0.0],
+        ["A2C", 5.0, 25.0, 3, 20, 0.0, 0.0],
+        ["H-PWR", 1.0, 5.0, 0, 10, 1.0, 0.0],
+        ["H-PWR", 1.0, 5.0, 0, 20, 1.0, 1.0],
+    ]
+
+
 def test_the_search_resumes_and_keeps_its_trials(tmp_path: Path) -> None:
     pytest.importorskip("optuna")
     import search_key_to_door as search
