@@ -355,27 +355,37 @@ def plot(settings: Settings, results: Results, summary: pd.DataFrame, folder: Pa
         suffix = method.removeprefix("Meta-PWR").replace(", ", "_").replace(" ", "_")
         plot_weights(settings, results, method, folder / f"figure4_weights{suffix}.png")
     curves(results).to_csv(folder / "curves.csv", index=False, float_format="%.4g")
-    rows = [
-        {"of": method, "minus": other, "metric": metric, **interval_between(results, method, other, metric)}
-        for method in learned
-        for other in settings.methods
-        if other != method
-        for metric in ("door_reward", "return", "door_reward_overall", "return_overall")
-    ]
-    if "A2C" in settings.methods:
-        rows += [
-            {
-                "of": method,
-                "minus": "A2C",
-                "metric": f"{metric} at equal time",
-                **equal_time(settings, results, method, curve),
-            }
-            for method in learned
-            if method in ITERATION_COST
-            for metric, curve in (("door_reward", "door"), ("return", "returns"))
-        ]
+    groups = [(MIDDLE, settings.methods, settings.middle_seeds)]
+    groups += [(apples, settings.other_methods, range(settings.other_seeds)) for apples in settings.other_settings]
+    rows = [row for group in groups for row in differences(results, *group)]
     if rows:
         pd.DataFrame(rows).to_csv(folder / "differences.csv", index=False, float_format="%.6g")
+
+
+def differences(
+    results: Results, apples: Setting, methods: Sequence[str], seeds: Sequence[int]
+) -> list[dict[str, Any]]:
+    """How far every kind of Meta-PWR is from the other methods in one setting."""
+    rows: list[dict[str, Any]] = []
+    for method in (one for one in methods if one.startswith("Meta-PWR") and len(seeds)):
+        setting = {"apple_mean": apples[0], "apple_variance": apples[1], "of": method}
+        rows += [
+            {**setting, "minus": other, "metric": metric, **interval_between(results, method, other, metric, apples)}
+            for other in methods
+            if other != method
+            for metric in ("door_reward", "return", "door_reward_overall", "return_overall")
+        ]
+        if "A2C" in methods and method in ITERATION_COST:
+            rows += [
+                {
+                    **setting,
+                    "minus": "A2C",
+                    "metric": f"{metric} at equal time",
+                    **equal_time(results, method, curve, apples, seeds),
+                }
+                for metric, curve in (("door_reward", "door"), ("return", "returns"))
+            ]
+    return rows
 
 
 def curves(results: Results) -> pd.DataFrame:
@@ -463,16 +473,16 @@ def interval_between(results: Results, one: str, other: str, metric: str, apples
     return mean_and_interval((runs[one] - runs[other]).dropna().to_numpy(np.float64))
 
 
-def equal_time(settings: Settings, results: Results, method: str, curve: str) -> dict[str, float]:
+def equal_time(results: Results, method: str, curve: str, apples: Setting, seeds: Sequence[int]) -> dict[str, float]:
     """As :func:`interval_between`, of a method when A2C has spent all its time: the last tenth of the iterations that
     fit into it, to the nearest point of the curves."""
-    tail = max(1, settings.points // 10)
-    end = max(tail, round(settings.points / ITERATION_COST[method]))
-    differences = []
-    for seed in settings.middle_seeds:
-        mine, theirs = (results.arrays[run_name(one, MIDDLE, seed)][curve] for one in (method, "A2C"))
-        differences.append(mine[end - tail : end].mean() - theirs[-tail:].mean())
-    return mean_and_interval(np.array(differences, np.float64))
+    found = []
+    for seed in seeds:
+        mine, theirs = (results.arrays[run_name(one, apples, seed)][curve] for one in (method, "A2C"))
+        tail = max(1, len(theirs) // 10)
+        end = max(tail, round(len(theirs) / ITERATION_COST[method]))
+        found.append(mine[end - tail : end].mean() - theirs[-tail:].mean())
+    return mean_and_interval(np.array(found, np.float64))
 
 
 NINE = tuple((mean, variance) for mean in (1.0, 5.0, 9.0) for variance in (5.0, 25.0, 125.0))

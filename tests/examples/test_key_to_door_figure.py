@@ -85,8 +85,7 @@ def test_at_equal_time_a_dearer_method_has_made_fewer_iterations(monkeypatch: py
         for method, slope in (("A2C", 1.0), ("Meta-PWR", 3.0))
         for seed in range(2)
     }
-    settings = figure.Settings(seeds=2, updates=400, points=20)
-    found = figure.equal_time(settings, Results(pd.DataFrame(), arrays), "Meta-PWR", "door")
+    found = figure.equal_time(Results(pd.DataFrame(), arrays), "Meta-PWR", "door", figure.MIDDLE, range(2))
     # 12 of 20 points fit: the last two are 10 and 11, where A2C's are 18 and 19.
     assert found == {"mean": 3 * 10.5 - 18.5, "low": 3 * 10.5 - 18.5, "high": 3 * 10.5 - 18.5, "n": 2}
 
