@@ -398,8 +398,8 @@ def curves(results: Results) -> pd.DataFrame:
 
 
 def plot_learning(results: Results, columns: Sequence[tuple[Setting, Sequence[str], range]], path: Path) -> None:
-    """Return, and door reward below it, for each setting with its methods and seeds; four settings a line."""
-    width = min(4, len(columns))
+    """Return, and door reward below it, for each setting with its methods and seeds; three settings a line."""
+    width = min(3, len(columns))
     lines = -(-len(columns) // width)
     with drawing(path, max(6.4, 3.2 * width), 5.4 * lines) as figure:
         grid = figure.subplots(2 * lines, width, sharex=True, squeeze=False)
@@ -415,6 +415,10 @@ def plot_learning(results: Results, columns: Sequence[tuple[Setting, Sequence[st
             if column == 0:
                 above.set_ylabel("episode return")
                 below.set_ylabel("reward in the door phase")
+        for rest in range(len(columns), lines * width):
+            line, column = divmod(rest, width)
+            for axes in grid[2 * line : 2 * line + 2, column]:
+                axes.set_axis_off()
         shown = dict.fromkeys(method for _, methods, _ in columns for method in methods if method in COLOURS)
         handles = [Line2D([], [], color=COLOURS[method], label=method) for method in shown]
         figure.legend(handles=handles, loc="outside upper center", ncols=4)
