@@ -226,6 +226,7 @@ class LVGTS(BaseAlgorithm):
         self._model_updates_due = 0.0
         self._policy_updates_due = 0.0
         self._n_model_updates = 0
+        self._n_lost_gradients = 0
         self._saved_by = type(self).__name__
         if _init_setup_model:
             self._setup_model()
@@ -443,10 +444,15 @@ class LVGTS(BaseAlgorithm):
         return (excess.square().sum(-1) * mask).sum() / len(mask)
 
     def _descend(self, loss: Tensor, optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter]) -> None:
-        """One step of these parameters down their clipped gradient."""
+        """One step of these parameters down their clipped gradient; one that is not finite counts as 0."""
         optimizer.zero_grad()
         loss.backward(inputs=parameters)
-        nn.utils.clip_grad_norm_(parameters, self.max_grad_norm)
+        norm = nn.utils.clip_grad_norm_(parameters, self.max_grad_norm)
+        if not norm.isfinite():  # a long replay through models that are not good yet can overflow
+            self._n_lost_gradients += 1
+            for parameter in parameters:
+                if parameter.grad is not None:
+                    parameter.grad.zero_()
         optimizer.step()
 
     def train(self) -> None:
@@ -473,6 +479,7 @@ class LVGTS(BaseAlgorithm):
         self._n_model_updates += len(losses)
         self.policy.n_recalls = self._recalls_now()
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
+        self.logger.record("train/lost_gradients", self._n_lost_gradients)
         for name, terms in zip(ModelLosses._fields, zip(*losses, strict=True), strict=bool(losses)):
             self.logger.record(f"train/{name}_loss", torch.stack(terms).mean().item())
         if returns:

@@ -34,15 +34,23 @@ class _Loss(nn.Module):
         return self.loss(*arguments)
 
 
-def _clip(stacked: list[Tensor], max_norm: float) -> None:
-    """What ``clip_grad_norm_`` does, run by run."""
+def _clip(stacked: list[Tensor], max_norm: float) -> Tensor | None:
+    """What :meth:`LVGTS._descend` does to gradients, run by run.
+
+    :return: whose gradient was finite, bool, ``(n,)``; ``None`` if there is no gradient.
+    """
     gradients = [parameter.grad for parameter in stacked if parameter.grad is not None]
     if not gradients:
-        return
+        return None
     norms = torch.stack([gradient.flatten(1).square().sum(1) for gradient in gradients]).sum(0).sqrt()
     factors = (max_norm / (norms + 1e-6)).clamp(max=1.0)
+    finite = norms.isfinite()
     for gradient in gradients:
-        gradient.mul_(factors.reshape(-1, *[1] * (gradient.ndim - 1)))
+        ones = [1] * (gradient.ndim - 1)
+        gradient.mul_(factors.reshape(-1, *ones))
+        if not finite.all():
+            gradient.masked_fill_(~finite.reshape(-1, *ones), 0.0)
+    return finite
 
 
 class Replicas:
@@ -192,7 +200,10 @@ class Replicas:
         values, extra = torch.vmap(one)(self.stacked, *arguments)
         # No run's loss depends on another's parameters: the sum's gradient is the stack of theirs.
         values.sum().backward(inputs=parameters)
-        _clip(parameters, self._max_grad_norm)
+        finite = _clip(parameters, self._max_grad_norm)
+        if finite is not None and not finite.all():
+            for model, well in zip(self.models, finite, strict=True):
+                model._n_lost_gradients += int(not well)
         optimizer.step()
         return tree_map(torch.Tensor.detach, extra)
 

@@ -147,6 +147,17 @@ def test_gradients_are_clipped_by_norm() -> None:
         assert sum(squares).sqrt().item() == pytest.approx(1e-3, rel=1e-3)  # type: ignore[union-attr]
 
 
+def test_a_gradient_that_is_not_finite_moves_nothing() -> None:
+    model = make(policy_kwargs={**POLICY, "optimizer_class": torch.optim.SGD}).learn(40)
+    before = parameters(model)
+    loss, _ = model.model_loss(model.replay_buffer.sample(8))
+    model._descend(loss * torch.inf, model.policy.model_optimizer, model.policy.model_parameters)
+    assert all(torch.equal(value, before[name]) for name, value in parameters(model).items())
+    assert model._n_lost_gradients == 1
+    model.learn(40, reset_num_timesteps=False)
+    assert model._n_lost_gradients == 1
+
+
 @pytest.mark.parametrize("which", ["reward", "decoder", "transition"])
 def test_alphas_weigh_their_terms(which: str) -> None:
     """With the two others at 0, only what this term may move moves."""

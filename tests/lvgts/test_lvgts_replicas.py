@@ -79,6 +79,27 @@ def test_side_by_side_goes_on_from_the_optimisers_moments() -> None:
             torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-5)
 
 
+def test_a_gradient_that_is_not_finite_is_lost_in_its_own_run_only() -> None:
+    optimizer = {"optimizer_class": torch.optim.SGD, "optimizer_kwargs": {"momentum": 0.0}}
+    kwargs = {"policy_kwargs": {**POLICY, **optimizer}}
+    together, alone = ([make(seed, **kwargs).learn(6 * 8) for seed in (0, 1)] for _ in range(2))
+    actor = [parameter.detach().clone() for parameter in together[0].policy.actor_parameters]
+    for model in (together[0], alone[0]):
+        with torch.no_grad():  # rewards beyond what single precision holds
+            for parameter in model.policy.world_model.parameters():
+                parameter.mul_(1e30)
+    replicas = Replicas(together)
+    replicas.seed()
+    replicas.policy_step()
+    replicas.release()
+    for model in alone:
+        torch.manual_seed(model.seed)  # type: ignore[arg-type]
+        model.policy_step(model._sample())
+    assert [model._n_lost_gradients for model in together] == [model._n_lost_gradients for model in alone] == [1, 0]
+    assert all(torch.equal(a, b) for a, b in zip(actor, together[0].policy.actor_parameters, strict=True))
+    assert_alike(together[1], alone[1])
+
+
 def test_released_models_are_independent() -> None:
     one, other = make(0), make(1)
     learn_together([one, other], 6 * 8)
