@@ -87,7 +87,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "A2C, γ = 0.99": ("A2C", {"gamma": 0.99}),
 }
 # Processor time of an iteration, rollout and all, by A2C's: examples/benchmarks/results/metagradient_speed.md.
-ITERATION_COST = {"Meta-PWR": 1.71, "Meta-PWR, shared critic": 1.59}
+ITERATION_COST = {"Meta-PWR": 1.80, "Meta-PWR, shared critic": 1.62}
 Setting = tuple[float, float]
 MIDDLE: Setting = (5.0, 25.0)
 
@@ -478,14 +478,15 @@ def interval_between(results: Results, one: str, other: str, metric: str, apples
 
 
 def equal_time(results: Results, method: str, curve: str, apples: Setting, seeds: Sequence[int]) -> dict[str, float]:
-    """As :func:`interval_between`, of a method when A2C has spent all its time: the last tenth of the iterations that
-    fit into it, to the nearest point of the curves."""
+    """As :func:`interval_between`, of a method when A2C has spent all its time: the mean over a tenth of A2C's
+    iterations, the last that fit into it; a point of the curves stands for the iterations before it."""
     found = []
     for seed in seeds:
         mine, theirs = (results.arrays[run_name(one, apples, seed)][curve] for one in (method, "A2C"))
         tail = max(1, len(theirs) // 10)
-        end = max(tail, round(len(theirs) / ITERATION_COST[method]))
-        found.append(mine[end - tail : end].mean() - theirs[-tail:].mean())
+        end = max(float(tail), len(theirs) / ITERATION_COST[method])
+        begin, total = np.interp([end - tail, end], np.arange(len(mine) + 1), np.append(0.0, np.cumsum(mine)))
+        found.append((total - begin) / tail - theirs[-tail:].mean())
     return mean_and_interval(np.array(found, np.float64))
 
 
