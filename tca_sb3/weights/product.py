@@ -25,8 +25,8 @@ class Product(PairwiseWeights):
 
     * embeddings start around 0, of size 1, and in pairs that cancel: every weight is ½ at first while its gradient is
       not 0, and what is learned of one pair of states reaches others only as far as both states are alike. Embeddings
-      around 1, whose product is nearly a sum, learn faster at first but tie all weights into the same state together:
-      on Key-to-Door key → door rose and fell with apple → door;
+      around 1, whose product is nearly a sum, tie all weights into the same state together: on Key-to-Door key → door
+      rose and fell with apple → door;
     * both embeddings are linear heads on **one** trunk (the policy's features extractor and one hidden layer), and
       each observation passes through it once, never once a pair;
     * the read-out vector is absorbed into the lag embedding, which changes nothing that can be expressed;
@@ -46,7 +46,7 @@ class Product(PairwiseWeights):
     :param center: subtract the mean logit of the batch's pairs from every logit (ours). Where advantages are
         normalised, or the optimiser rescales gradients, the overall size of the weights changes nothing; left alone
         it drifts until the sigmoid saturates. With this, weights depend on the batch through that one number.
-    :raises ValueError: if ``make_encoder`` is missing, a size is not positive or a lag scale is under 1.
+    :raises ValueError: if ``make_encoder`` is missing, a size is not positive or a lag scale is under 1 step.
     """
 
     def __init__(

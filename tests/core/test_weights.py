@@ -292,6 +292,11 @@ BAD: dict[str, tuple[type[Exception], str, Any]] = {
         r"lag_scales=\(4.0, 0.5\)",
         lambda: Product(SPACES["box"], lambda: FloatEncoder("box"), lag_scales=(4.0, 0.5)),
     ),
+    "embeddings of no size": (
+        ValueError,
+        r"embedding_scale=0\.0",
+        lambda: Product(SPACES["box"], lambda: FloatEncoder("box"), embedding_scale=0.0),
+    ),
 }
 
 
