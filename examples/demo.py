@@ -30,7 +30,7 @@ import torch
 from matplotlib.axes import Axes
 from numpy.typing import NDArray
 from paper.harness import Figure, OtherSettings, Outcome, Results, Run, Task, at_least_one, run_figure
-from paper.plotting import drawing
+from paper.plotting import drawing, plot_mean
 from stable_baselines3.common.callbacks import BaseCallback
 
 import tca_envs  # noqa: F401  (registers tca/…)
@@ -168,9 +168,7 @@ def plot(settings: Settings, results: Results, summary: pd.DataFrame, folder: Pa
         axes = figure.subplots()
         for method in METHODS:
             of_seeds = curves(results, method)
-            mean, error = of_seeds.mean(0), of_seeds.std(0, ddof=min(1, len(of_seeds) - 1)) / len(of_seeds) ** 0.5
-            axes.plot(mean, color=COLOURS[method], label=method)
-            axes.fill_between(np.arange(len(mean)), mean - error, mean + error, color=COLOURS[method], alpha=0.2, lw=0)
+            plot_mean(axes, np.arange(of_seeds.shape[1]), of_seeds, color=COLOURS[method], label=method)
         axes.axhline(GOAL * best, color="grey", lw=0.8, ls="--")
         beside = axes.get_yaxis_transform()
         axes.text(1.01, GOAL * best, "95 %", transform=beside, va="center", color="grey", fontsize=8)

@@ -254,11 +254,10 @@ class MetaLearner:
                 {name: part.clone() for name, part in unflatten(last.parameters, named).items()},
             )
             self._linearization.freeze()
-        if self._estimate is None:
-            with parameters_held(policy, last.parameters):  # an estimator may look at the critic
-                self.estimate(last.episodes, last.values)
         estimate = self._estimate
-        assert estimate is not None
+        if estimate is None:
+            with parameters_held(policy, last.parameters):  # an estimator may look at the critic
+                estimate = self.estimate(last.episodes, last.values)
         targets = last.episodes.flatten(estimate.value_targets)
         along_log_prob, along_values = self._linearization.along(
             unflatten(-pulled, named), values=targets.requires_grad

@@ -27,7 +27,7 @@ from harness import Figure, Outcome, Results, Run, Task, bootstrap_interval, mai
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
-from plotting import COLOURS, drawing
+from plotting import COLOURS, drawing, plot_mean
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
@@ -102,7 +102,6 @@ class Settings:
     :param other_settings: further pairs of apple mean and variance.
     :param other_methods: which methods run there.
     :param other_seeds: runs of each there.
-    :param other_updates: updates of a run there; as many as in the middle by default.
     :param n_envs: environments side by side, ``B``.
     :param env: arguments of the environment besides the apples'.
     :param points: points of a curve.
@@ -115,7 +114,6 @@ class Settings:
     other_settings: tuple[Setting, ...] = ()
     other_methods: tuple[str, ...] = ("A2C", "H-PWR", "Meta-PWR", "Meta-PWTD")
     other_seeds: int = 0
-    other_updates: int | None = None
     n_envs: int = 64
     env: tuple[tuple[str, Any], ...] = ()
     points: int = 20
@@ -315,11 +313,10 @@ def run_name(method: str, apples: Setting, seed: int) -> str:
 
 
 def _task(settings: Settings, method: str, apples: Setting, seed: int) -> Task:
-    updates = settings.updates if apples == MIDDLE else settings.other_updates or settings.updates
     arguments = {
         "method": method,
         "seed": seed,
-        "updates": updates,
+        "updates": settings.updates,
         "n_envs": settings.n_envs,
         "apples": apples,
         "env": dict(settings.env),
@@ -427,13 +424,7 @@ def plot_learning(results: Results, columns: Sequence[tuple[Setting, Sequence[st
 def plot_curve(results: Results, method: str, apples: Setting, seeds: range, name: str, axes: Axes) -> None:
     """Mean over seeds and its standard error, as in the paper."""
     runs = [results.arrays[run_name(method, apples, seed)] for seed in seeds]
-    frames = runs[0]["frames"] / 1e6
-    values = np.stack([run[name] for run in runs])
-    mean = values.mean(0)
-    axes.plot(frames, mean, color=COLOURS[method], lw=1.4)
-    if len(seeds) > 1:
-        error = values.std(0, ddof=1) / len(seeds) ** 0.5
-        axes.fill_between(frames, mean - error, mean + error, color=COLOURS[method], alpha=0.2, lw=0)
+    plot_mean(axes, runs[0]["frames"] / 1e6, np.stack([run[name] for run in runs]), color=COLOURS[method], lw=1.4)
 
 
 def plot_weights(settings: Settings, results: Results, method: str, path: Path) -> None:
@@ -468,7 +459,7 @@ def mean_and_interval(differences: NDArray[np.float64]) -> dict[str, float]:
     return {"mean": float(differences.mean()), "low": low, "high": high, "n": len(differences)}
 
 
-def interval_between(results: Results, one: str, other: str, metric: str, apples: Setting = MIDDLE) -> dict[str, float]:
+def interval_between(results: Results, one: str, other: str, metric: str, apples: Setting) -> dict[str, float]:
     """Mean difference of two methods over the seeds that both ran, and its 95 % bootstrap interval."""
     runs = results.runs
     runs = runs[(runs["apple_mean"] == apples[0]) & (runs["apple_variance"] == apples[1])].pivot(

@@ -23,7 +23,7 @@ import pandas as pd
 import torch
 from harness import Figure, Outcome, Results, Run, Task, main
 from minigrid.wrappers import ImgObsWrapper, OneHotPartialObsWrapper
-from plotting import drawing
+from plotting import drawing, plot_mean
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 
@@ -106,13 +106,8 @@ class FinishedEpisodes(BaseCallback):
         return True
 
 
-def train(
-    method: str, seed: int, frames: int, env: str, n_envs: int, points: int, changes: dict[str, Any] | None = None
-) -> Outcome:
-    """One run; the arguments are those of :class:`Settings`.
-
-    :param changes: arguments that replace the method's own.
-    """
+def train(method: str, seed: int, frames: int, env: str, n_envs: int, points: int) -> Outcome:
+    """One run; the arguments are those of :class:`Settings`."""
     name, own = METHODS[method]
     venv = make_vec_env(env, n_envs, seed=seed * n_envs, wrapper_class=symbols)
     policy_kwargs = {
@@ -121,7 +116,7 @@ def train(
     }
     torch.distributions.Distribution.set_default_validate_args(False)
     model = getattr(tca_sb3, name)(
-        "MlpPolicy", venv, policy_kwargs=policy_kwargs, seed=seed, device="cpu", **{**SHARED, **own, **(changes or {})}
+        "MlpPolicy", venv, policy_kwargs=policy_kwargs, seed=seed, device="cpu", **SHARED, **own
     )
     finished = FinishedEpisodes()
     model.learn(frames, callback=finished)
@@ -172,12 +167,7 @@ def plot(settings: Settings, results: Results, summary: pd.DataFrame, folder: Pa
         for method in settings.methods:
             arrays = [results.arrays[run_name(settings, method, seed)] for seed in settings.all_seeds]
             values = np.stack([one["returns"] for one in arrays])
-            frames = arrays[0]["frames"] / 1e3
-            (line,) = axes.plot(frames, values.mean(0), label=method)
-            if len(values) > 1:
-                error = values.std(0, ddof=1) / len(values) ** 0.5
-                axes.fill_between(frames, values.mean(0) - error, values.mean(0) + error, alpha=0.2, lw=0)
-                line.set_zorder(3)
+            plot_mean(axes, arrays[0]["frames"] / 1e3, values, label=method)
         axes.set_xlabel("thousand frames")
         axes.set_ylabel("return of an episode")
         axes.set_title(settings.env)

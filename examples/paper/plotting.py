@@ -5,13 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 
 matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
 # Okabe and Ito's palette, which colour-blind readers can tell apart.
 COLOURS = {
@@ -51,3 +55,17 @@ def drawing(path: Path, width: float, height: float) -> Iterator[Figure]:
             figure.savefig(path, dpi=200)
         finally:
             plt.close(figure)
+
+
+def plot_mean(axes: Axes, x: NDArray[np.float64], values: NDArray[np.float64], **line: Any) -> None:
+    """The mean of curves, and its standard error as a band where there are several.
+
+    :param x: shape ``(points,)``.
+    :param values: one curve a row, ``(n, points)``.
+    :param line: arguments of ``Axes.plot``.
+    """
+    mean = values.mean(0)
+    (drawn,) = axes.plot(x, mean, **line)
+    if len(values) > 1:
+        error = values.std(0, ddof=1) / len(values) ** 0.5
+        axes.fill_between(x, mean - error, mean + error, color=drawn.get_color(), alpha=0.2, lw=0)

@@ -24,7 +24,7 @@ from harness import Figure, Outcome, Results, Run, Task, main
 from matplotlib.axes import Axes
 from numpy.typing import NDArray
 from plotting import COLOURS as SHARED_COLOURS
-from plotting import drawing
+from plotting import drawing, plot_mean
 from stable_baselines3.common.callbacks import BaseCallback
 
 from tca_envs.envs.bsuite import DOMAINS
@@ -248,10 +248,9 @@ def plot_problem(axes: Axes, results: Results, bsuite_id: str, n_episodes: int) 
         if not len(curves):
             continue
         curves = curves / RANDOM_REGRET[domain_of(bsuite_id)]
-        mean, error = curves.mean(0), curves.std(0, ddof=min(1, len(curves) - 1)) / len(curves) ** 0.5
-        episodes = (np.arange(len(mean)) + 0.5) * n_episodes / len(mean)
-        axes.plot(episodes, mean, color=COLOURS[method], lw=1.2, label=method)
-        axes.fill_between(episodes, mean - error, mean + error, color=COLOURS[method], alpha=0.2, lw=0)
+        n_bins = curves.shape[1]
+        episodes = (np.arange(n_bins) + 0.5) * n_episodes / n_bins
+        plot_mean(axes, episodes, curves, color=COLOURS[method], lw=1.2, label=method)
     axes.axhline(1.0, color="0.6", lw=0.8, ls="--", zorder=0)
     axes.set_title(bsuite_id)
     axes.set_ylim(bottom=0)

@@ -45,10 +45,11 @@ def _clip(stacked: list[Tensor], max_norm: float) -> Tensor | None:
     norms = torch.stack([gradient.flatten(1).square().sum(1) for gradient in gradients]).sum(0).sqrt()
     factors = (max_norm / (norms + 1e-6)).clamp(max=1.0)
     finite = norms.isfinite()
+    some_lost = not finite.all()
     for gradient in gradients:
         ones = [1] * (gradient.ndim - 1)
         gradient.mul_(factors.reshape(-1, *ones))
-        if not finite.all():
+        if some_lost:
             gradient.masked_fill_(~finite.reshape(-1, *ones), 0.0)
     return finite
 
