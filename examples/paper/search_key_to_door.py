@@ -4,14 +4,16 @@
     python examples/paper/search_key_to_door.py --method Meta-PWR --trials 30
 
 Every trial trains the method on tuning seeds (1000, 1001, …), which no figure reports, and is scored by the episode
-return averaged over all of training. Unpromising trials are stopped after their first seed. The study lives in a file:
-the same command goes on where an interrupted one stopped. Beside it, `trials.csv` lists every trial so far.
+return averaged over all of training. The first trial has the figure's settings. Unpromising trials are stopped after
+their first seed. The study lives in a file: the same command goes on where an interrupted one stopped. Beside it,
+`trials.csv` lists every trial so far.
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -43,35 +45,49 @@ def a2c_space(trial: optuna.Trial) -> dict[str, Any]:
     }
 
 
-def meta_space(trial: optuna.Trial) -> dict[str, Any]:
-    """The outer loop's settings."""
+def meta_space(method: str, trial: optuna.Trial) -> dict[str, Any]:
+    """The outer loop's settings; what is not searched stays the figure's."""
     return {
         "meta_kwargs": {
+            **figure.VARIANTS[method][1]["meta_kwargs"],
             "learning_rate": trial.suggest_float("meta_learning_rate", 2e-4, 1e-2, log=True),
-            "value_learning_rate": 3e-3,
-            "gae_lambda": trial.suggest_categorical("outer_lambda", [0.95, 0.98, 0.99, 1.0]),
-            "outer_momentum": trial.suggest_categorical("outer_momentum", [0.0, 0.9]),
+            "gae_lambda": trial.suggest_categorical("outer_lambda", [0.9, 0.95, 0.98, 1.0]),
+            "outer_momentum": trial.suggest_categorical("outer_momentum", [0.0, 0.8, 0.9, 0.95]),
         }
     }
 
 
-def own_critic_space(trial: optuna.Trial) -> dict[str, Any]:
-    """The outer loop's settings where ``v_φ`` is a network of its own."""
-    changes = meta_space(trial)
-    changes["meta_kwargs"] |= {
-        "value_updates": trial.suggest_categorical("value_updates", [1, 8, 24]),
-        "center_scores": trial.suggest_categorical("center_scores", [False, True]),
-    }
-    return changes
+def product_space(method: str, trial: optuna.Trial) -> dict[str, Any]:
+    """The outer loop's settings, and what pairwise weights begin with."""
+    own = figure.VARIANTS[method][1].get("estimator_kwargs", {}).get("weights_kwargs", {})
+    decay = trial.suggest_categorical("lag_decay", [0.0, 1.0, 2.0, 4.0])
+    return {**meta_space(method, trial), "estimator_kwargs": {"weights_kwargs": {**own, "lag_decay": decay}}}
 
 
 SPACES: dict[str, Callable[[optuna.Trial], dict[str, Any]]] = {
     "A2C": a2c_space,
     "A2C-RR": a2c_space,
     "H-PWR": lambda trial: {},
-    **{method: meta_space for method in ("Meta-PWTD", "Meta-λ(s)")},
-    **{method: own_critic_space for method in ("Meta-PWR", "RGM")},
+    **{method: partial(meta_space, method) for method in ("Meta-λ(s)", "RGM")},
+    **{method: partial(product_space, method) for method in ("Meta-PWR", "Meta-PWR, shared critic", "Meta-PWTD")},
 }
+
+
+def frozen(method: str) -> dict[str, Any]:
+    """The figure's settings as a trial; the first one of every study."""
+    own = {**figure.SHARED, **figure.VARIANTS[method][1]}
+    meta = own.get("meta_kwargs", {})
+    weights = own.get("estimator_kwargs", {}).get("weights_kwargs", {})
+    return {
+        "learning_rate": own["learning_rate"],
+        "ent_coef": own["ent_coef"],
+        "gamma": own["gamma"],
+        "gae_lambda": own["gae_lambda"],
+        "meta_learning_rate": meta.get("learning_rate"),
+        "outer_lambda": meta.get("gae_lambda"),
+        "outer_momentum": meta.get("outer_momentum"),
+        "lag_decay": weights.get("lag_decay", 0.0),
+    }
 
 
 def objective(method: str, settings: figure.Settings) -> Callable[[optuna.Trial], float]:
@@ -80,10 +96,10 @@ def objective(method: str, settings: figure.Settings) -> Callable[[optuna.Trial]
     def score(trial: optuna.Trial) -> float:
         changes = {**policy_space(trial), **SPACES[method](trial)}
         total = 0.0
-        for index in range(settings.seeds):
+        for index, seed in enumerate(settings.middle_seeds):
             outcome = figure.train(
                 method,
-                FIRST_SEED + index,
+                seed,
                 settings.updates,
                 settings.n_envs,
                 figure.MIDDLE,
@@ -94,7 +110,7 @@ def objective(method: str, settings: figure.Settings) -> Callable[[optuna.Trial]
             metrics = outcome.runs[0].metrics
             total += metrics["return_overall"]
             for name in ("return", "door_reward"):
-                trial.set_user_attr(f"{name}, seed {FIRST_SEED + index}", metrics[name])
+                trial.set_user_attr(f"{name}, seed {seed}", metrics[name])
             trial.report(total / (index + 1), index)
             if trial.should_prune():
                 raise optuna.TrialPruned
@@ -107,7 +123,7 @@ def search(method: str, settings: figure.Settings, trials: int, folder: Path) ->
     """Run so many trials more, and write the table of all.
 
     :param method: a key of ``SPACES``.
-    :param settings: ``seeds``, ``updates``, ``n_envs``, ``env`` and ``points`` count.
+    :param settings: ``seeds``, ``first_seed``, ``updates``, ``n_envs``, ``env`` and ``points`` count.
     :param folder: where the study lives.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -119,6 +135,8 @@ def search(method: str, settings: figure.Settings, trials: int, folder: Path) ->
         direction="maximize",
         load_if_exists=True,
     )
+    if not study.trials:
+        study.enqueue_trial(frozen(method))
     study.optimize(objective(method, settings), n_trials=trials)
     study.trials_dataframe().to_csv(folder / "trials.csv", index=False)
     return study
@@ -130,11 +148,19 @@ def main() -> None:
     parser.add_argument("--scale", choices=figure.FIGURE.scales, default="cpu", help="length of a run (default: cpu)")
     parser.add_argument("--trials", type=at_least_one, default=30)
     parser.add_argument("--seeds", type=at_least_one, default=2, help="tuning seeds of a trial (default: 2)")
+    parser.add_argument("--first-seed", type=at_least_one, default=FIRST_SEED, help="(default: %(default)s)")
+    parser.add_argument("--updates", type=at_least_one, help="of a run (default: the scale's)")
     parser.add_argument("--out", type=Path, default=Path("runs/search"))
     options = parser.parse_args()
     torch.set_num_threads(1)
     scale = figure.FIGURE.scales[options.scale]
-    settings = figure.Settings(seeds=options.seeds, updates=scale.updates, n_envs=scale.n_envs, env=scale.env)
+    settings = figure.Settings(
+        seeds=options.seeds,
+        first_seed=options.first_seed,
+        updates=options.updates or scale.updates,
+        n_envs=scale.n_envs,
+        env=scale.env,
+    )
     study = search(options.method, settings, options.trials, options.out / options.method)
     print(f"Best of {len(study.trials)} trials: return {study.best_value:.2f} over training, with {study.best_params}")
 

@@ -23,10 +23,10 @@ class Product(PairwiseWeights):
     The paper embeds the two observations and the time difference, multiplies the three vectors element by element
     and maps the product to one number under a sigmoid. Here:
 
-    * embeddings start around 0, of size 1, and in pairs that cancel: every weight is ½ at first while its gradient is
-      not 0, and what is learned of one pair of states reaches others only as far as both states are alike. Embeddings
-      around 1, whose product is nearly a sum, tie all weights into the same state together: on Key-to-Door key → door
-      rose and fell with apple → door;
+    * embeddings start around 0, of size 1, and in pairs that cancel: every weight is ½ at first (unless ``lag_decay``
+      says otherwise) while its gradient is not 0, and what is learned of one pair of states reaches others only as far
+      as both states are alike. Embeddings around 1, whose product is nearly a sum, tie all weights into the same state
+      together: on Key-to-Door key → door rose and fell with apple → door;
     * both embeddings are linear heads on **one** trunk (the policy's features extractor and one hidden layer), and
       each observation passes through it once, never once a pair;
     * the read-out vector is absorbed into the lag embedding, which changes nothing that can be expressed;
@@ -43,10 +43,13 @@ class Product(PairwiseWeights):
     :param hidden_dim: width of the trunk's hidden layer.
     :param lag_scales: ``τ_m``, in steps; ``()`` for weights that do not look at the lag.
     :param embedding_scale: size of the first embeddings, in units of torch's own initial weights of a linear layer.
+    :param lag_decay: what the first logits lose between a lag of 0 and one far beyond the lag scales, so that weights
+        begin by looking at the lag, as λ does, instead of at ½ everywhere. Ours.
     :param center: subtract the mean logit of the batch's pairs from every logit (ours). Where advantages are
         normalised, or the optimiser rescales gradients, the overall size of the weights changes nothing; left alone
         it drifts until the sigmoid saturates. With this, weights depend on the batch through that one number.
-    :raises ValueError: if ``make_encoder`` is missing, a size is not positive or a lag scale is under 1 step.
+    :raises ValueError: if ``make_encoder`` is missing, a size is not positive, a lag scale is under 1 step, or weights
+        are to decay with a lag that they do not look at.
     """
 
     def __init__(
@@ -58,6 +61,7 @@ class Product(PairwiseWeights):
         hidden_dim: int = 64,
         lag_scales: Sequence[float] = (4.0, 16.0, 64.0),
         embedding_scale: float = 2.0,
+        lag_decay: float = 0.0,
         center: bool = False,
     ) -> None:
         super().__init__(observation_space)
@@ -66,6 +70,10 @@ class Product(PairwiseWeights):
                 f"Product got embedding_dim={embedding_dim}, hidden_dim={hidden_dim}, lag_scales={tuple(lag_scales)}, "
                 f"embedding_scale={embedding_scale}; widths and lag scales (in steps) must be at least 1, and "
                 "embedding_scale above 0."
+            )
+        if lag_decay and not lag_scales:
+            raise ValueError(
+                f"Product got lag_decay={lag_decay}, but with lag_scales=() weights do not look at the lag; leave one out."
             )
         self.center = center
         self.encoder, features_dim = new_encoder(type(self).__name__, make_encoder)
@@ -84,7 +92,9 @@ class Product(PairwiseWeights):
         lag[0, :half] = embedding_dim**-0.5
         lag[0, half : 2 * half] = -(embedding_dim**-0.5)
         self.lag_coefficients = nn.Parameter(lag)
-        self.lag_bias = nn.Parameter(torch.zeros(1 + len(lag_scales)))
+        bias = torch.zeros(1 + len(lag_scales))
+        bias[1:] = lag_decay / max(1, len(lag_scales))
+        self.lag_bias = nn.Parameter(bias)
 
     rates: Tensor
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -139,6 +140,15 @@ def test_it_starts_at_one_half_with_something_to_learn_from(embedding_dim: int) 
         assert head.weight.grad[:paired].any(1).all() and not head.weight.grad[paired:].any()
     for coefficients in (function.lag_coefficients, function.lag_bias):
         assert coefficients.grad is not None and coefficients.grad.all()
+
+
+def test_it_can_start_with_weights_that_decay_with_the_lag() -> None:
+    """From ``lag_decay`` at no lag to 0 far away, by equal parts of each discount."""
+    function = Product(SPACES["box"], lambda: FloatEncoder("box"), lag_scales=(2.0, 5.0), lag_decay=3.0).double()
+    logits = torch.logit(function(random_episodes([60], "box")).detach()[0])
+    for t, lag in ((0, 1), (7, 4), (0, 60)):
+        expected = 1.5 * math.exp(-lag / 2) + 1.5 * math.exp(-lag / 5)
+        assert logits[t, t + lag - 1].item() == pytest.approx(expected, abs=1e-6)
 
 
 def test_what_is_learned_of_one_state_hardly_reaches_another() -> None:

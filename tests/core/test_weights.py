@@ -297,6 +297,11 @@ BAD: dict[str, tuple[type[Exception], str, Any]] = {
         r"embedding_scale=0\.0",
         lambda: Product(SPACES["box"], lambda: FloatEncoder("box"), embedding_scale=0.0),
     ),
+    "a decay with a lag that does not count": (
+        ValueError,
+        r"lag_scales=\(\)",
+        lambda: Product(SPACES["box"], lambda: FloatEncoder("box"), lag_scales=(), lag_decay=2.0),
+    ),
 }
 
 

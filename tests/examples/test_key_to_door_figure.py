@@ -115,4 +115,19 @@ def test_the_search_resumes_and_keeps_its_trials(tmp_path: Path) -> None:
     study = search.search("A2C", settings, 1, tmp_path)
     assert len(study.trials) == 2
     assert len((tmp_path / "trials.csv").read_text().splitlines()) == 3
-    assert set(search.SPACES) == set(figure.METHODS)
+    assert study.trials[0].params == {"learning_rate": 3e-3, "ent_coef": 0.01, "gamma": 1.0, "gae_lambda": 0.95}
+    assert set(search.SPACES) == {*figure.METHODS, "Meta-PWR, shared critic"}
+
+
+def test_the_search_begins_with_the_settings_of_the_figure(tmp_path: Path) -> None:
+    optuna = pytest.importorskip("optuna")
+    import search_key_to_door as search
+
+    for method in search.SPACES:
+        trial = optuna.trial.FixedTrial(search.frozen(method))
+        changes = {**search.policy_space(trial), **search.SPACES[method](trial)}
+        own = {**figure.SHARED, **figure.VARIANTS[method][1]}
+        if "estimator_kwargs" in changes:  # written out, and 0 as it is by default
+            assert changes["estimator_kwargs"]["weights_kwargs"].pop("lag_decay") == 0.0
+            own.setdefault("estimator_kwargs", {"weights_kwargs": {}})
+        assert changes.items() <= own.items()
