@@ -73,7 +73,7 @@ class Product(PairwiseWeights):
             )
         if lag_decay and not lag_scales:
             raise ValueError(
-                f"Product got lag_decay={lag_decay}, but with lag_scales=() weights do not look at the lag; leave one out."
+                f"Product got lag_decay={lag_decay} and lag_scales=(): without a lag no decay; leave one out."
             )
         self.center = center
         self.encoder, features_dim = new_encoder(type(self).__name__, make_encoder)
