@@ -332,13 +332,11 @@ class CreditMixin(_Host):
         self.rollout_buffer.fill(estimate)
         if estimate.weights is None:
             return {}
-        weights = estimate.weights.detach()
         mask = self.rollout_buffer.episodes()[0].mask
-        used = mask if weights.ndim == 2 else _pair_mask(mask)
-        n_used = int(used.sum())
-        mean = weights.masked_fill(~used, 0.0).sum().item() / n_used
-        saturated = int((((weights - 0.5).abs() > 0.48) & used).sum())
-        return {f"mean_{self.estimator.weights_name}": mean, "saturation": saturated / n_used}
+        weights = estimate.weights.detach()
+        used = weights.masked_select(mask if weights.ndim == 2 else _pair_mask(mask))
+        saturated = int(((used - 0.5).abs_() > 0.48).count_nonzero())
+        return {f"mean_{self.estimator.weights_name}": used.mean().item(), "saturation": saturated / len(used)}
 
     def reset_policy(self) -> None:
         """Give ``θ`` (and the critic in it), its optimiser and ``v_φ`` fresh random values; ``η`` stays."""

@@ -114,6 +114,7 @@ class _EpisodeStorage(RolloutBuffer):
         self._columns: _Columns | None = None
         self._episodes: tuple[Episodes, Tensor] | None = None
         self._sampled: np.ndarray | None = None
+        self._step_numbers: np.ndarray | None = None
 
     def note_step(self, rewards: np.ndarray, new_obs: Any, dones: np.ndarray, infos: list[dict[str, Any]]) -> None:
         """Take down what SB3 is about to lose: called before :meth:`add`, before time-outs are folded into rewards.
@@ -349,16 +350,21 @@ class _EpisodeStorage(RolloutBuffer):
     def sampled_steps(self) -> Tensor:
         """Which steps the newest sample of :meth:`get` holds, as rows of the episodes' flat steps."""
         assert self._sampled is not None
+        if self._step_numbers is None:
+            self._step_numbers = self._numbers_of_steps()
+        return torch.from_numpy(self._step_numbers[self._sampled]).to(self.device)
+
+    def _numbers_of_steps(self) -> np.ndarray:
+        """Of the steps in the order of the buffer, the rows among the episodes' flat steps."""
         columns = self.columns
         real = ~columns.padding
         number = np.cumsum(real).reshape(real.shape) - 1  # time-major
-        if self.n_episodes is None:  # SB3 lays the rollout out environment by environment
-            place = np.broadcast_to(columns.env, real.shape) * self.pos + columns.rows
-            order = np.empty(real.sum(), dtype=np.int64)
-            order[place[real]] = number[real]
-        else:  # column by column, see _keep_used_steps
-            order = number.T[real.T]
-        return torch.from_numpy(order[self._sampled]).to(self.device)
+        if self.n_episodes is not None:  # column by column, see _keep_used_steps
+            return number.T[real.T]
+        place = np.broadcast_to(columns.env, real.shape) * self.pos + columns.rows  # SB3: environment by environment
+        order = np.empty(real.sum(), dtype=np.int64)
+        order[place[real]] = number[real]
+        return order
 
     def _keep_used_steps(self) -> None:
         """Drop the rows that no column uses, so that SB3 neither sees nor counts them."""

@@ -201,6 +201,12 @@ class Linearization:
         # A layer that leads nowhere is on the tape and not in the graph; it does no harm.
         return all(count == 1 and on_tape[name] == 1 for name, count in used.items())
 
+    def input_of(self, layer: nn.Module) -> Tensor | None:
+        """What a linear layer or convolution with parameters to train was given, one row a step; call it before
+        :meth:`freeze`. ``None`` unless it was used once, on all steps."""
+        inputs = [call.inputs for call in self._calls if call.layer is layer and not call.changed]
+        return inputs[0].detach() if len(inputs) == 1 and len(inputs[0]) == len(self.log_prob) else None
+
     def log_prob_gradient(self, cotangent: Tensor) -> dict[str, Tensor]:
         """``Σ_n c_n ∇_θ log π_θ(A_n|S_n)``, named and shaped as ``θ``; call it before :meth:`freeze`.
 

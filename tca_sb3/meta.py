@@ -45,6 +45,21 @@ def episode_values(value_net: Callable[[Any], Tensor], episodes: Episodes) -> Te
     return values * (times < episodes.lengths + (~episodes.terminated).long())
 
 
+def with_last_values(value_net: Callable[[Any], Tensor], known: Tensor, episodes: Episodes) -> Tensor:
+    """As :func:`episode_values`, where only ``v(S_T)`` is still to be found.
+
+    :param known: ``v(S_0) … v(S_{T-1})`` of the real steps, flat, shape ``(n_steps,)``.
+    """
+    steps = episodes.unflatten(known)
+    values = torch.cat([steps, torch.zeros_like(steps[:1])])
+    columns = torch.nonzero(~episodes.terminated).flatten()
+    if len(columns):
+        last = episodes.lengths[columns]
+        states = map_observations(lambda part: part[last, columns], episodes.observations)
+        values[last, columns] = value_net(states).flatten()
+    return values
+
+
 def regular_advantages(episodes: Episodes, values: Tensor, gamma: float, gae_lambda: float) -> tuple[Tensor, Tensor]:
     """The outer loop's ``Ψ_t``: Eq. 8 with the regular value function, and its λ-returns.
 
@@ -211,7 +226,7 @@ class MetaLearner:
         :return: what is worth logging.
         """
         linearization = Linearization(policy, episodes.flat_observations, policy_actions(policy, episodes))
-        advantages = self.judge(episodes, values)
+        advantages = self.judge(episodes, values, self._known_values(policy, linearization))
         outer_loss = policy_gradient_loss(episodes.flatten(advantages), linearization.log_prob)
         (cotangent,) = torch.autograd.grad(outer_loss, linearization.log_prob, retain_graph=True)
         outer_gradient = flatten(linearization.log_prob_gradient(cotangent).values())
@@ -226,6 +241,16 @@ class MetaLearner:
             stats["grad_norm"] = self.apply(gradient)
         self._pending = (episodes, values, linearization)
         return stats
+
+    def _known_values(self, policy: Any, linearization: Linearization) -> Tensor | None:
+        """A shared ``v_φ`` of the steps that ``linearization`` holds, ``(n_steps,)``: their pass through the critic
+        has been made."""
+        head: Any = self.value_net
+        features = linearization.input_of(policy.value_net) if self.shared_critic else None
+        if features is None:
+            return None
+        with torch.no_grad():
+            return head.head(features).flatten()
 
     def estimate(self, episodes: Episodes, values: Tensor) -> Estimate:
         """Advantages under the present ``η``, with their graph; kept for the outer step after the coming inner
@@ -294,17 +319,21 @@ class MetaLearner:
         self.optimizer.zero_grad()
         return norm
 
-    def judge(self, episodes: Episodes, values: Tensor) -> Tensor:
+    def judge(self, episodes: Episodes, values: Tensor, known: Tensor | None = None) -> Tensor:
         """The outer loop's regular advantages of a rollout; then ``v_φ``, where it is a network of its own, is fitted
         to it.
 
         :param values: the critic's values, ``(T + 1, B)``; used where the critic is ``v_φ``.
+        :param known: ``v_φ`` of the episodes' flat steps, ``(n_steps,)``, where that needs no pass any more.
         :return: ``Ψ_t``, ``(T, B)``.
         """
         if self.value_net is None or self.value_optimizer is None:
             return regular_advantages(episodes, values, self.gamma, self.gae_lambda)[0]
         with torch.set_grad_enabled(self.value_updates == 1 and not self.shared_critic):
-            predicted = episode_values(self.value_net, episodes)
+            if known is None:
+                predicted = episode_values(self.value_net, episodes)
+            else:
+                predicted = with_last_values(self.value_net, known, episodes)
         advantages, targets = regular_advantages(episodes, predicted.detach(), self.gamma, self.gae_lambda)
         wanted = episodes.flatten(targets)
         if self.shared_critic:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from gymnasium import spaces
@@ -13,8 +13,9 @@ from torch.autograd.function import once_differentiable
 from tca_sb3.episodes import Episodes, map_observations
 from tca_sb3.weights.base import MakeEncoder, PairwiseWeights, new_encoder
 
-_BLOCK = 32  # columns handled together; exp(_BLOCK / shortest lag scale) must stay far from overflow
-_ROWS = 128  # rows handled together; beside the weights a block then needs a few megabytes, however long T is
+_LARGEST_EXPONENT = 32  # a block's decays reach from exp(-32) to exp(32), far from single precision's limits
+_SIDE = 128  # columns, and rows, handled together at most; a block then needs a few megabytes, however long T is
+_BLOCK_PAIRS = 2**17  # pairs of all episodes handled together; a processor's cache holds a block of that size
 
 
 class Product(PairwiseWeights):
@@ -130,11 +131,11 @@ class _Fusion(torch.autograd.Function):
         rates: Tensor,
         lengths: Tensor | None,
     ) -> Tensor:
-        weights = credit.new_zeros(credit.shape[0], credit.shape[1], credit.shape[1])
-        for rows, columns, decay_rows, decay_columns in _blocks(credit.shape[1], rates):
-            left = credit[:, rows].unsqueeze(2) * (decay_rows.unsqueeze(2) * coefficients)
-            right = arrival[:, columns].unsqueeze(2) * decay_columns.unsqueeze(2)
-            weights[:, rows, columns] = torch.bmm(left.flatten(2), right.flatten(2).transpose(1, 2))
+        batch, horizon, _ = credit.shape
+        weights = credit.new_empty(batch, horizon, horizon)
+        for block in _blocks(batch, horizon, rates):
+            left, right = block.factors(credit, arrival, coefficients)
+            weights[block.pairs] = torch.bmm(left.flatten(2), right.flatten(2).transpose(1, 2))
         if lengths is not None:
             weights.sub_(_mean_over_pairs(weights, lengths))
         weights.sigmoid_().triu_()  # in place: beside the inputs one tensor of the size of all pairs is kept
@@ -145,32 +146,73 @@ class _Fusion(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         credit, arrival, coefficients, rates, lengths, weights = ctx.saved_tensors
+        blocks = list(_blocks(credit.shape[0], credit.shape[1], rates))
+        # One for all blocks: the allocator's fresh pages would cost more than the arithmetic.
+        scratch = weights.new_empty(max(weights[block.pairs].numel() for block in blocks))
 
-        def slope_of(rows: slice, columns: slice) -> Tensor:
+        def slope_of(block: _Block) -> Tensor:
             """What reaches the logits of a block; 0 where there is no pair ``t < k``, for there the weight is 0."""
-            weight = weights[:, rows, columns]
-            return torch.addcmul(weight, weight, weight, value=-1).mul_(gradient[:, rows, columns])
+            weight = weights[block.pairs]
+            slope = scratch[: weight.numel()].view(weight.shape)
+            torch.addcmul(weight, weight, weight, value=-1, out=slope)
+            return slope.mul_(gradient[block.pairs])
 
-        blocks = list(_blocks(credit.shape[1], rates))
         if lengths is not None:
             # A block is made twice rather than all of them kept: they would be as large as the weights.
-            total = torch.stack([slope_of(rows, columns).sum() for rows, columns, _, _ in blocks]).sum()
-            mean_slope = total / _n_pairs(lengths)
+            mean_slope = torch.stack([slope_of(block).sum() for block in blocks]).sum() / _n_pairs(lengths)
         into_credit, into_arrival = torch.zeros_like(credit), torch.zeros_like(arrival)
         into_coefficients = torch.zeros_like(coefficients)
-        for rows, columns, decay_rows, decay_columns in blocks:
-            slope = slope_of(rows, columns)
+        for block in blocks:
+            slope = slope_of(block)
             if lengths is not None:  # the mean logit takes back what all pairs have in common
-                _keep_pairs(slope.sub_(mean_slope), lengths, rows.start, columns.start)
-            left = credit[:, rows].unsqueeze(2) * (decay_rows.unsqueeze(2) * coefficients)
-            right = arrival[:, columns].unsqueeze(2) * decay_columns.unsqueeze(2)
+                _keep_pairs(slope.sub_(mean_slope), lengths[block.episodes], block.rows.start, block.columns.start)
+            left, right = block.factors(credit, arrival, coefficients)
             # What reaches credit[t, d] · coefficients[m, d], then what reaches arrival.
-            mixed = torch.bmm(slope, right.flatten(2)).view(left.shape) * decay_rows.unsqueeze(2)
-            into_credit[:, rows] += (mixed * coefficients).sum(2)
-            into_coefficients += (mixed * credit[:, rows].unsqueeze(2)).sum((0, 1))
+            mixed = torch.bmm(slope, right.flatten(2)).view(left.shape).mul_(block.decay_rows.unsqueeze(2))
+            into_credit[block.episodes, block.rows] += (mixed * coefficients).sum(2)
+            into_coefficients += mixed.mul_(credit[block.episodes, block.rows].unsqueeze(2)).sum((0, 1))
             reached = torch.bmm(slope.transpose(1, 2), left.flatten(2)).view(right.shape)
-            into_arrival[:, columns] += (reached * decay_columns.unsqueeze(2)).sum(2)
+            into_arrival[block.episodes, block.columns] += reached.mul_(block.decay_columns.unsqueeze(2)).sum(2)
         return into_credit, into_arrival, into_coefficients, None, None
+
+
+class _Block(NamedTuple):
+    """Rows ``t`` and columns ``k − 1`` of some episodes, and the two factors of the decays, ``(·, m)``."""
+
+    episodes: slice
+    rows: slice
+    columns: slice
+    decay_rows: Tensor
+    decay_columns: Tensor
+
+    @property
+    def pairs(self) -> tuple[slice, slice, slice]:
+        return self.episodes, self.rows, self.columns
+
+    def factors(self, credit: Tensor, arrival: Tensor, coefficients: Tensor) -> tuple[Tensor, Tensor]:
+        """What the logits are the products of, each ``(B, ·, m, d)``."""
+        left = credit[self.episodes, self.rows].unsqueeze(2) * (self.decay_rows.unsqueeze(2) * coefficients)
+        return left, arrival[self.episodes, self.columns].unsqueeze(2) * self.decay_columns.unsqueeze(2)
+
+
+def _blocks(batch: int, horizon: int, rates: Tensor) -> Iterator[_Block]:
+    """Blocks that together hold all pairs of all episodes, each once."""
+    fastest = float(rates.max())
+    width = horizon if fastest == 0 else min(horizon, _SIDE, int(_LARGEST_EXPONENT / fastest))
+    height = max(width, _SIDE)
+    together = max(1, _BLOCK_PAIRS // (width * min(height, horizon)))
+    times = torch.arange(horizon, device=rates.device, dtype=rates.dtype).unsqueeze(1)
+    for start in range(0, horizon, width):
+        stop = min(start + width, horizon)
+        decay_columns = torch.exp(-rates * (times[start:stop] - start))
+        for top in range(0, stop, height):
+            bottom = min(top + height, stop)
+            # Below the diagonal of the last rows the lag is negative; those pairs do not count.
+            decay_rows = torch.exp(-rates * (start + 1 - times[top:bottom]))
+            for first in range(0, batch, together):
+                yield _Block(
+                    slice(first, first + together), slice(top, bottom), slice(start, stop), decay_rows, decay_columns
+                )
 
 
 def _keep_pairs(matrices: Tensor, lengths: Tensor, first_row: int = 0, first_column: int = 0) -> Tensor:
@@ -185,16 +227,3 @@ def _n_pairs(lengths: Tensor) -> Tensor:
 
 def _mean_over_pairs(matrices: Tensor, lengths: Tensor) -> Tensor:
     return _keep_pairs(matrices, lengths).sum() / _n_pairs(lengths)
-
-
-def _blocks(horizon: int, rates: Tensor) -> Iterator[tuple[slice, slice, Tensor, Tensor]]:
-    """Blocks of rows ``t`` and columns ``k − 1`` that hold all pairs, and the two factors of the decays, ``(·, m)``."""
-    times = torch.arange(horizon, device=rates.device, dtype=rates.dtype).unsqueeze(1)
-    for start in range(0, horizon, _BLOCK):
-        stop = min(start + _BLOCK, horizon)
-        decay_columns = torch.exp(-rates * (times[start:stop] - start))
-        for top in range(0, stop, _ROWS):
-            bottom = min(top + _ROWS, stop)
-            # Below the diagonal of the last rows the lag is negative; those pairs do not count.
-            decay_rows = torch.exp(-rates * (start + 1 - times[top:bottom]))
-            yield slice(top, bottom), slice(start, stop), decay_rows, decay_columns

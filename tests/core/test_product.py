@@ -58,12 +58,14 @@ def test_it_is_the_sum_over_embedding_dimensions(kind: str, lag_scales: tuple[fl
 
 @pytest.mark.parametrize("lengths", [[1], [33, 33], [70, 32, 3]])
 @pytest.mark.parametrize("center", [False, True])
-@pytest.mark.parametrize("rows", [module._ROWS, 20])
+@pytest.mark.parametrize(("side", "together"), [(module._SIDE, module._BLOCK_PAIRS), (20, 900)])
 def test_gradients_are_those_of_the_materialised_form(
-    lengths: list[int], center: bool, rows: int, monkeypatch: pytest.MonkeyPatch
+    lengths: list[int], center: bool, side: int, together: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Over several blocks, with padding, every gradient: ``(B, T, T, d)`` written out is the oracle."""
-    monkeypatch.setattr(module, "_ROWS", rows)
+    """Over several blocks, of times and of episodes, with padding, every gradient: ``(B, T, T, d)`` written out is the
+    oracle."""
+    monkeypatch.setattr(module, "_SIDE", side)
+    monkeypatch.setattr(module, "_BLOCK_PAIRS", together)
     generator = torch.Generator().manual_seed(0)
     horizon, batch = max(lengths), len(lengths)
 

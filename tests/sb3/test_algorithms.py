@@ -359,14 +359,17 @@ def test_a_shared_critic_is_fitted_to_both_targets_at_once() -> None:
     judged: list[Tensor] = []
     judge = model.meta.judge
 
-    def listening(episodes: Any, values: Tensor) -> Tensor:
+    def listening(episodes: Any, values: Tensor, known: Tensor | None) -> Tensor:
         with torch.no_grad():
             judged[:] = [
                 head(model.policy.mlp_extractor.forward_critic(episodes.observations[: int(n), b])).flatten()
                 for b, n in enumerate(episodes.lengths)
             ]
         before = copy.deepcopy(head.state_dict())
-        advantages = judge(episodes, values)
+        assert known is not None
+        for b, column in enumerate(judged):  # the pass that was made already
+            torch.testing.assert_close(episodes.unflatten(known)[: len(column), b], column)
+        advantages = judge(episodes, values, known)
         assert all(torch.equal(before[key], value) for key, value in head.state_dict().items()), "fitted later"
         return advantages
 
