@@ -37,10 +37,15 @@ def policy_space(trial: optuna.Trial) -> dict[str, Any]:
     }
 
 
+def discount_space(trial: optuna.Trial) -> dict[str, Any]:
+    """The discount of those whose critic predicts the return."""
+    return {"gamma": trial.suggest_categorical("gamma", [0.92, 0.95, 0.99, 1.0])}
+
+
 def a2c_space(trial: optuna.Trial) -> dict[str, Any]:
     """The fixed λ and γ of A2C, and of A2C on redistributed rewards."""
     return {
-        "gamma": trial.suggest_categorical("gamma", [0.92, 0.95, 0.99, 1.0]),
+        **discount_space(trial),
         "gae_lambda": trial.suggest_categorical("gae_lambda", [0.9, 0.95, 0.98, 1.0]),
     }
 
@@ -60,16 +65,21 @@ def meta_space(method: str, trial: optuna.Trial) -> dict[str, Any]:
 def product_space(method: str, trial: optuna.Trial) -> dict[str, Any]:
     """The outer loop's settings, and what pairwise weights begin with."""
     own = figure.VARIANTS[method][1].get("estimator_kwargs", {}).get("weights_kwargs", {})
-    decay = trial.suggest_categorical("lag_decay", [0.0, 1.0, 2.0, 4.0])
-    return {**meta_space(method, trial), "estimator_kwargs": {"weights_kwargs": {**own, "lag_decay": decay}}}
+    start = {
+        "initial_discount": trial.suggest_categorical("initial_discount", [None, 0.9, 0.92, 0.95]),
+        "initial_floor": trial.suggest_float("initial_floor", 0.1, 0.4),
+    }
+    return {**meta_space(method, trial), "estimator_kwargs": {"weights_kwargs": {**own, **start}}}
 
 
 SPACES: dict[str, Callable[[optuna.Trial], dict[str, Any]]] = {
     "A2C": a2c_space,
     "A2C-RR": a2c_space,
     "H-PWR": lambda trial: {},
-    **{method: partial(meta_space, method) for method in ("Meta-λ(s)", "RGM")},
-    **{method: partial(product_space, method) for method in ("Meta-PWR", "Meta-PWR, shared critic", "Meta-PWTD")},
+    "RGM": partial(meta_space, "RGM"),
+    "Meta-λ(s)": lambda trial: {**discount_space(trial), **meta_space("Meta-λ(s)", trial)},
+    "Meta-PWTD": lambda trial: {**discount_space(trial), **product_space("Meta-PWTD", trial)},
+    **{method: partial(product_space, method) for method in ("Meta-PWR", "Meta-PWR, shared critic")},
 }
 
 
@@ -86,7 +96,8 @@ def frozen(method: str) -> dict[str, Any]:
         "meta_learning_rate": meta.get("learning_rate"),
         "outer_lambda": meta.get("gae_lambda"),
         "outer_momentum": meta.get("outer_momentum"),
-        "lag_decay": weights.get("lag_decay", 0.0),
+        "initial_discount": weights.get("initial_discount"),
+        "initial_floor": weights.get("initial_floor", 0.1),
     }
 
 

@@ -24,10 +24,10 @@ class Product(PairwiseWeights):
     The paper embeds the two observations and the time difference, multiplies the three vectors element by element
     and maps the product to one number under a sigmoid. Here:
 
-    * embeddings start around 0, of size 1, and in pairs that cancel: every weight is ½ at first (unless ``lag_decay``
-      says otherwise) while its gradient is not 0, and what is learned of one pair of states reaches others only as far
-      as both states are alike. Embeddings around 1, whose product is nearly a sum, tie all weights into the same state
-      together: on Key-to-Door key → door rose and fell with apple → door;
+    * embeddings start around 0, of size 1, and in pairs that cancel: every weight is ½ at first (unless
+      ``initial_discount`` says otherwise) while its gradient is not 0, and what is learned of one pair of states
+      reaches others only as far as both states are alike. Embeddings around 1, whose product is nearly a sum, tie all
+      weights into the same state together: on Key-to-Door key → door rose and fell with apple → door;
     * both embeddings are linear heads on **one** trunk (the policy's features extractor and one hidden layer), and
       each observation passes through it once, never once a pair;
     * the read-out vector is absorbed into the lag embedding, which changes nothing that can be expressed;
@@ -44,13 +44,18 @@ class Product(PairwiseWeights):
     :param hidden_dim: width of the trunk's hidden layer.
     :param lag_scales: ``τ_m``, in steps; ``()`` for weights that do not look at the lag.
     :param embedding_scale: size of the first embeddings, in units of torch's own initial weights of a linear layer.
-    :param lag_decay: what the first logits lose between a lag of 0 and one far beyond the lag scales, so that weights
-        begin by looking at the lag, as λ does, instead of at ½ everywhere. Ours.
-    :param center: subtract the mean logit of the batch's pairs from every logit (ours). Where advantages are
-        normalised, or the optimiser rescales gradients, the overall size of the weights changes nothing; left alone
-        it drifts until the sigmoid saturates. With this, weights depend on the batch through that one number.
-    :raises ValueError: if ``make_encoder`` is missing, a size is not positive, a lag scale is under 1 step, or weights
-        are to decay with a lag that they do not look at.
+    :param initial_discount: ``γ_0``: weights begin at ``γ_0^(k − t − 1)``, but within ``initial_floor`` of neither 0
+        nor 1, instead of at ½; what is learned is added under the sigmoid. A warm start: learning begins as it would
+        with that discount. Ours.
+    :param initial_floor: the least of these weights; where it is small, so is the gradient.
+    :param center: subtract from both embeddings their mean over the batch's steps, and from every logit the mean over
+        the batch's pairs of what is learned (ours). Where advantages are normalised, or the optimiser rescales
+        gradients, the overall size of the weights changes nothing; left alone it drifts until the sigmoid saturates.
+        And where what two states have in common is most of their embeddings, all weights into a state rise and fall
+        together: on Key-to-Door apple → door, which is noise, took key → door with it. Weights then depend on the
+        batch through these means.
+    :raises ValueError: if ``make_encoder`` is missing, a size is not positive, a lag scale is under 1 step, the
+        discount is not in [0, 1] or the floor not in (0, ½].
     """
 
     def __init__(
@@ -62,7 +67,8 @@ class Product(PairwiseWeights):
         hidden_dim: int = 64,
         lag_scales: Sequence[float] = (4.0, 16.0, 64.0),
         embedding_scale: float = 2.0,
-        lag_decay: float = 0.0,
+        initial_discount: float | None = None,
+        initial_floor: float = 0.1,
         center: bool = False,
     ) -> None:
         super().__init__(observation_space)
@@ -72,10 +78,12 @@ class Product(PairwiseWeights):
                 f"embedding_scale={embedding_scale}; widths and lag scales (in steps) must be at least 1, and "
                 "embedding_scale above 0."
             )
-        if lag_decay and not lag_scales:
+        if not (0.0 <= (initial_discount or 0.0) <= 1.0 and 0.0 < initial_floor <= 0.5):
             raise ValueError(
-                f"Product got lag_decay={lag_decay} and lag_scales=(): without a lag no decay; leave one out."
+                f"Product got initial_discount={initial_discount}, initial_floor={initial_floor}; the discount must "
+                "lie in [0, 1], or be None, and the floor above 0 and up to 0.5."
             )
+        self.initial_discount, self.initial_floor = initial_discount, initial_floor
         self.center = center
         self.encoder, features_dim = new_encoder(type(self).__name__, make_encoder)
         self.trunk = nn.Sequential(nn.Linear(features_dim, hidden_dim), nn.Tanh())
@@ -93,9 +101,7 @@ class Product(PairwiseWeights):
         lag[0, :half] = embedding_dim**-0.5
         lag[0, half : 2 * half] = -(embedding_dim**-0.5)
         self.lag_coefficients = nn.Parameter(lag)
-        bias = torch.zeros(1 + len(lag_scales))
-        bias[1:] = lag_decay / max(1, len(lag_scales))
-        self.lag_bias = nn.Parameter(bias)
+        self.lag_bias = nn.Parameter(torch.zeros(1 + len(lag_scales)))
 
     rates: Tensor
 
@@ -105,17 +111,34 @@ class Product(PairwiseWeights):
         hidden = self.trunk(self.encoder(states)).view(horizon + 1, batch, -1).transpose(0, 1)
         # The term of the lag alone is one more dimension, in which both embeddings are 1.
         one = hidden.new_ones(()).expand(batch, horizon, 1)
-        credit = torch.cat([self.action_head(hidden[:, :-1]), one], 2)  # a(S_t), (B, T, d + 1)
-        arrival = torch.cat([self.reward_head(hidden[:, 1:]), one], 2)  # b(S_k), (B, T, d + 1)
+        credit = torch.cat([self._centred(self.action_head(hidden[:, :-1]), episodes), one], 2)  # a(S_t), (B, T, d + 1)
+        arrival = torch.cat([self._centred(self.reward_head(hidden[:, 1:]), episodes), one], 2)  # b(S_k)
         coefficients = torch.cat([self.lag_coefficients, self.lag_bias.unsqueeze(1)], 1)
         rates = self.rates.to(credit.dtype)
-        return _Fusion.apply(credit, arrival, coefficients, rates, episodes.lengths if self.center else None)
+        start = self._initial_logits(horizon, rates)
+        return _Fusion.apply(credit, arrival, coefficients, rates, start, episodes.lengths if self.center else None)
+
+    def _centred(self, embeddings: Tensor, episodes: Episodes) -> Tensor:
+        """Less their mean over the batch's steps; shape ``(B, T, d)``."""
+        if not self.center:
+            return embeddings
+        real = episodes.mask.T.unsqueeze(2)
+        return embeddings - (embeddings * real).sum((0, 1)) / episodes.n_steps
+
+    def _initial_logits(self, horizon: int, like: Tensor) -> Tensor | None:
+        """``[t, k − 1]``, shape ``(T, T)``; ``None`` for 0."""
+        if self.initial_discount is None:
+            return None
+        times = torch.arange(horizon, dtype=like.dtype, device=like.device)
+        between = (times - times.unsqueeze(1)).clamp(min=0)
+        return torch.logit(self.initial_discount**between, eps=self.initial_floor)
 
 
 class _Fusion(torch.autograd.Function):
-    """``σ(Σ_{d,m} credit[t, d] · arrival[k, d] · coefficients[m, d] · exp(−rates[m] (k − t)))``, 0 below the diagonal.
+    """``σ(s[t, k] + Σ_{d,m} credit[t, d] · arrival[k, d] · coefficients[m, d] · exp(−rates[m] (k − t)))``, 0 where
+    ``k <= t``; ``s`` is ``start``.
 
-    With ``lengths``, the mean over all pairs of what is under the sigmoid is taken off first.
+    With ``lengths``, the mean of the sums over all pairs is taken off first.
 
     By blocks: with ``r`` the first ``k`` of a block, ``exp(−rate (k − t))`` is ``exp(−rate (k − r))`` times
     ``exp(−rate (r − t))``, and a block is one batched matrix product over the ``(m, d)`` pairs. Nothing but the inputs
@@ -129,6 +152,7 @@ class _Fusion(torch.autograd.Function):
         arrival: Tensor,
         coefficients: Tensor,
         rates: Tensor,
+        start: Tensor | None,
         lengths: Tensor | None,
     ) -> Tensor:
         batch, horizon, _ = credit.shape
@@ -138,6 +162,8 @@ class _Fusion(torch.autograd.Function):
             weights[block.pairs] = torch.bmm(left.flatten(2), right.flatten(2).transpose(1, 2))
         if lengths is not None:
             weights.sub_(_mean_over_pairs(weights, lengths))
+        if start is not None:
+            weights.add_(start)
         weights.sigmoid_().triu_()  # in place: beside the inputs one tensor of the size of all pairs is kept
         ctx.save_for_backward(credit, arrival, coefficients, rates, lengths, weights)
         return weights
@@ -173,7 +199,7 @@ class _Fusion(torch.autograd.Function):
             into_coefficients += mixed.mul_(credit[block.episodes, block.rows].unsqueeze(2)).sum((0, 1))
             reached = torch.bmm(slope.transpose(1, 2), left.flatten(2)).view(right.shape)
             into_arrival[block.episodes, block.columns] += reached.mul_(block.decay_columns.unsqueeze(2)).sum(2)
-        return into_credit, into_arrival, into_coefficients, None, None
+        return into_credit, into_arrival, into_coefficients, None, None, None
 
 
 class _Block(NamedTuple):

@@ -32,7 +32,8 @@ def randomised(function: Product) -> Product:
 @pytest.mark.parametrize("lag_scales", [(), (2.0, 8.0)])
 @pytest.mark.parametrize("center", [False, True])
 def test_it_is_the_sum_over_embedding_dimensions(kind: str, lag_scales: tuple[float, ...], center: bool) -> None:
-    """``σ(c_0(k − t) + Σ_d a_d(S_t) b_d(S_k) c_d(k − t))``, pair by pair, one observation at a time."""
+    """``σ(c_0(k − t) + Σ_d a_d(S_t) b_d(S_k) c_d(k − t))``, pair by pair, one observation at a time; centred, less
+    the means over real steps and pairs."""
     encoder = lambda: FloatEncoder(kind)  # noqa: E731
     function = randomised(
         Product(SPACES[kind], encoder, embedding_dim=3, hidden_dim=4, lag_scales=lag_scales, center=center)
@@ -44,12 +45,15 @@ def test_it_is_the_sum_over_embedding_dimensions(kind: str, lag_scales: tuple[fl
         one = map_observations(lambda part: part[time, b].unsqueeze(0), episodes.observations)
         return head(function.trunk(function.encoder(one)))[0]
 
+    steps = [(t, b) for b, length in enumerate(LENGTHS) for t in range(length)]
+    mean_a = sum(embed(function.action_head, t, b) for t, b in steps) / len(steps) if center else 0.0
+    mean_b = sum(embed(function.reward_head, t + 1, b) for t, b in steps) / len(steps) if center else 0.0
     logits = {}
     for b, t, k in pairs(LENGTHS):
         lag = torch.tensor(float(k + 1 - t))  # column k holds arrival time k + 1
         features = torch.stack([torch.ones(()), *(torch.exp(-lag / scale) for scale in lag_scales)]).double()
         c = features @ function.lag_coefficients
-        a, arrival = embed(function.action_head, t, b), embed(function.reward_head, k + 1, b)
+        a, arrival = embed(function.action_head, t, b) - mean_a, embed(function.reward_head, k + 1, b) - mean_b
         logits[b, t, k] = features @ function.lag_bias + sum(a[d] * arrival[d] * c[d] for d in range(3))
     shift = sum(logits.values()) / len(logits) if center else 0.0
     for (b, t, k), logit in logits.items():
@@ -75,7 +79,8 @@ def test_gradients_are_those_of_the_materialised_form(
     leaves = credit, arrival, coefficients = leaf(batch, horizon, 3), leaf(batch, horizon, 3), leaf(4, 3)
     rates = torch.tensor([0.0, 1.0, 0.25, 0.01], dtype=torch.float64)
     steps = torch.tensor(lengths)
-    weights = module._Fusion.apply(credit, arrival, coefficients, rates, steps if center else None)
+    start = leaf(horizon, horizon).detach() if center else None
+    weights = module._Fusion.apply(credit, arrival, coefficients, rates, start, steps if center else None)
 
     times = torch.arange(horizon)
     lags = (times + 1 - times.unsqueeze(1)).clamp(min=0)
@@ -84,6 +89,7 @@ def test_gradients_are_those_of_the_materialised_form(
     logits = torch.einsum("btd,bkd,md,mtk->btk", credit, arrival, coefficients, decays)
     if center:
         logits = logits - logits[real].mean()
+    logits = logits if start is None else logits + start
     wanted = torch.sigmoid(logits)
     assert torch.allclose(weights[real], wanted[real], rtol=0, atol=1e-14)
     cotangent = torch.randn(int(real.sum()), generator=generator, dtype=torch.float64)
@@ -99,7 +105,7 @@ def test_short_scales_and_long_episodes_stay_finite() -> None:
     leaves = [
         torch.randn(shape, generator=generator).requires_grad_() for shape in ((1, 1000, 4), (1, 1000, 4), (2, 4))
     ]
-    weights = module._Fusion.apply(*leaves, torch.tensor([1.0, 0.001]), None)
+    weights = module._Fusion.apply(*leaves, torch.tensor([1.0, 0.001]), None, None)
     weights.sum().backward()
     assert torch.isfinite(weights).all()
     for leaf in leaves:
@@ -144,13 +150,26 @@ def test_it_starts_at_one_half_with_something_to_learn_from(embedding_dim: int) 
         assert coefficients.grad is not None and coefficients.grad.all()
 
 
-def test_it_can_start_with_weights_that_decay_with_the_lag() -> None:
-    """From ``lag_decay`` at no lag to 0 far away, by equal parts of each discount."""
-    function = Product(SPACES["box"], lambda: FloatEncoder("box"), lag_scales=(2.0, 5.0), lag_decay=3.0).double()
-    logits = torch.logit(function(random_episodes([60], "box")).detach()[0])
-    for t, lag in ((0, 1), (7, 4), (0, 60)):
-        expected = 1.5 * math.exp(-lag / 2) + 1.5 * math.exp(-lag / 5)
-        assert logits[t, t + lag - 1].item() == pytest.approx(expected, abs=1e-6)
+@pytest.mark.parametrize("center", [False, True])
+def test_it_can_start_as_a_discount(center: bool) -> None:
+    """And what is learned then comes on top, the same as from ½."""
+    kwargs: dict[str, Any] = {"center": center, "lag_scales": (2.0, 5.0)}
+    torch.manual_seed(0)
+    plain = Product(SPACES["box"], lambda: FloatEncoder("box"), **kwargs).double()
+    warm = Product(
+        SPACES["box"], lambda: FloatEncoder("box"), initial_discount=0.9, initial_floor=0.2, **kwargs
+    ).double()
+    episodes = random_episodes([60, 7], "box")
+    start = {(b, t, k): min(max(0.9 ** (k - t), 0.2), 0.8) for b, t, k in pairs([60, 7])}  # column k is R_{k+1}
+    for pair, weight in start.items():
+        assert warm(episodes)[pair].item() == pytest.approx(weight, abs=1e-9)
+    plain = randomised(plain)
+    with torch.no_grad():
+        plain.lag_coefficients.mul_(0.01)
+    warm.load_state_dict(plain.state_dict())
+    logits, from_half = torch.logit(warm(episodes)), torch.logit(plain(episodes))
+    for pair, weight in start.items():
+        assert (logits - from_half)[pair].item() == pytest.approx(math.log(weight / (1 - weight)), abs=1e-6)
 
 
 def test_what_is_learned_of_one_state_hardly_reaches_another() -> None:

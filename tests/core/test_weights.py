@@ -297,10 +297,15 @@ BAD: dict[str, tuple[type[Exception], str, Any]] = {
         r"embedding_scale=0\.0",
         lambda: Product(SPACES["box"], lambda: FloatEncoder("box"), embedding_scale=0.0),
     ),
-    "a decay with a lag that does not count": (
+    "no floor": (
         ValueError,
-        r"lag_scales=\(\)",
-        lambda: Product(SPACES["box"], lambda: FloatEncoder("box"), lag_scales=(), lag_decay=2.0),
+        r"initial_floor=0\.0",
+        lambda: Product(SPACES["box"], lambda: FloatEncoder("box"), initial_floor=0.0),
+    ),
+    "a discount above 1": (
+        ValueError,
+        r"initial_discount=1\.1",
+        lambda: Product(SPACES["box"], lambda: FloatEncoder("box"), initial_discount=1.1),
     ),
 }
 

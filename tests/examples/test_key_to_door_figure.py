@@ -127,7 +127,9 @@ def test_the_search_begins_with_the_settings_of_the_figure(tmp_path: Path) -> No
         trial = optuna.trial.FixedTrial(search.frozen(method))
         changes = {**search.policy_space(trial), **search.SPACES[method](trial)}
         own = {**figure.SHARED, **figure.VARIANTS[method][1]}
-        if "estimator_kwargs" in changes:  # written out, and 0 as it is by default
-            assert changes["estimator_kwargs"]["weights_kwargs"].pop("lag_decay") == 0.0
-            own.setdefault("estimator_kwargs", {"weights_kwargs": {}})
+        if "estimator_kwargs" in changes:  # written out, and as it is by default
+            own["estimator_kwargs"] = {"weights_kwargs": {"initial_discount": None, "initial_floor": 0.1}}
+            own["estimator_kwargs"]["weights_kwargs"] |= (
+                figure.VARIANTS[method][1].get("estimator_kwargs", {}).get("weights_kwargs", {})
+            )
         assert changes.items() <= own.items()
