@@ -64,13 +64,13 @@ META: dict[str, Any] = {
 META_PWR = {**META, "gae_lambda": 0.95, "learning_rate": 1e-3, "center_scores": True}
 SEPARATE: dict[str, Any] = {**META_PWR, "value_updates": 24}
 SHARED_CRITIC: dict[str, Any] = {**META_PWR, "shared_critic": True}  # a second head, which SHARED's critic_updates fit
-CENTERED: dict[str, Any] = {"weights_kwargs": {"center": True}}
+PRODUCT: dict[str, Any] = {"weights_kwargs": {"center": True, "initial_discount": 0.92, "initial_floor": 0.25}}
 
 # The algorithm of each method, and what is its own.
 METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "A2C": ("A2C", {}),
     "H-PWR": ("HPWR", {}),
-    "Meta-PWR": ("MetaPWR", {"meta_kwargs": SEPARATE, "estimator_kwargs": CENTERED}),
+    "Meta-PWR": ("MetaPWR", {"meta_kwargs": SEPARATE, "estimator_kwargs": PRODUCT}),
     "Meta-PWTD": ("MetaPWTD", {"meta_kwargs": META}),
     "Meta-λ(s)": ("MetaLambda", {"meta_kwargs": {**META, "gae_lambda": 0.95, "learning_rate": 1e-3}}),
     "RGM": ("RGM", {"meta_kwargs": {**META, "gae_lambda": 0.95, "learning_rate": 1e-3, "value_updates": 24}}),
@@ -78,10 +78,13 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     **METHODS,
-    "Meta-PWR, shared critic": ("MetaPWR", {"meta_kwargs": SHARED_CRITIC, "estimator_kwargs": CENTERED}),
+    "Meta-PWR, shared critic": (
+        "MetaPWR",
+        {"learning_rate": 5e-3, "ent_coef": 4.5e-3, "meta_kwargs": SHARED_CRITIC, "estimator_kwargs": PRODUCT},
+    ),
     "Meta-PWR, no outer momentum": (
         "MetaPWR",
-        {"meta_kwargs": {**SEPARATE, "outer_momentum": 0.0}, "estimator_kwargs": CENTERED},
+        {"meta_kwargs": {**SEPARATE, "outer_momentum": 0.0}, "estimator_kwargs": PRODUCT},
     ),
     "A2C, critic of SB3": ("A2C", {"gae_lambda": 0.98, "critic_updates": 0}),
     "A2C, γ = 0.99": ("A2C", {"gamma": 0.99}),

@@ -141,7 +141,7 @@ def search(method: str, settings: figure.Settings, trials: int, folder: Path) ->
     study = optuna.create_study(
         study_name=method,
         storage=f"sqlite:///{folder / 'study.db'}",
-        sampler=optuna.samplers.TPESampler(seed=0),
+        sampler=optuna.samplers.TPESampler(seed=0, n_startup_trials=5),
         pruner=optuna.pruners.MedianPruner(n_startup_trials=5),
         direction="maximize",
         load_if_exists=True,
