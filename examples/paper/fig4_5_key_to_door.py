@@ -375,16 +375,17 @@ def differences(
             if other != method
             for metric in ("door_reward", "return", "door_reward_overall", "return_overall")
         ]
-        if "A2C" in methods and method in ITERATION_COST:
-            rows += [
-                {
-                    **setting,
-                    "minus": "A2C",
-                    "metric": f"{metric} at equal time",
-                    **equal_time(results, method, curve, apples, seeds),
-                }
-                for metric, curve in (("door_reward", "door"), ("return", "returns"))
-            ]
+        rows += [
+            {
+                **setting,
+                "minus": other,
+                "metric": f"{metric} at equal time",
+                **equal_time(results, method, other, curve, apples, seeds),
+            }
+            for other in methods
+            if VARIANTS[other][0] == "A2C" and method in ITERATION_COST
+            for metric, curve in (("door_reward", "door"), ("return", "returns"))
+        ]
     return rows
 
 
@@ -471,12 +472,14 @@ def interval_between(results: Results, one: str, other: str, metric: str, apples
     return mean_and_interval((runs[one] - runs[other]).dropna().to_numpy(np.float64))
 
 
-def equal_time(results: Results, method: str, curve: str, apples: Setting, seeds: Sequence[int]) -> dict[str, float]:
-    """As :func:`interval_between`, of a method when A2C has spent all its time: the mean over a tenth of A2C's
+def equal_time(
+    results: Results, method: str, a2c: str, curve: str, apples: Setting, seeds: Sequence[int]
+) -> dict[str, float]:
+    """As :func:`interval_between`, of a method when an A2C has spent all its time: the mean over a tenth of A2C's
     iterations, the last that fit into it; a point of the curves stands for the iterations before it."""
     found = []
     for seed in seeds:
-        mine, theirs = (results.arrays[run_name(one, apples, seed)][curve] for one in (method, "A2C"))
+        mine, theirs = (results.arrays[run_name(one, apples, seed)][curve] for one in (method, a2c))
         tail = max(1, len(theirs) // 10)
         end = max(float(tail), len(theirs) / ITERATION_COST[method])
         begin, total = np.interp([end - tail, end], np.arange(len(mine) + 1), np.append(0.0, np.cumsum(mine)))

@@ -85,7 +85,7 @@ def test_at_equal_time_a_dearer_method_has_made_fewer_iterations(monkeypatch: py
         for method, slope in (("A2C", 1.0), ("Meta-PWR", 3.0))
         for seed in range(2)
     }
-    found = figure.equal_time(Results(pd.DataFrame(), arrays), "Meta-PWR", "door", figure.MIDDLE, range(2))
+    found = figure.equal_time(Results(pd.DataFrame(), arrays), "Meta-PWR", "A2C", "door", figure.MIDDLE, range(2))
     # 12.5 of 20 points fit; the last two of them are half of point 10, point 11 and half of point 12.
     assert found == pytest.approx({"mean": 3 * 11 - 18.5, "low": 3 * 11 - 18.5, "high": 3 * 11 - 18.5, "n": 2})
 
