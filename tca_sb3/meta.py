@@ -127,6 +127,9 @@ class MetaLearner:
     :param value_net: ``v_φ``, from observations ``(n, ...)`` to ``(n, 1)``; ``None`` where the policy's critic
         predicts the regular return and serves the outer loop too.
     :param learning_rate: of ``η`` (Adam).
+    :param optimizer_kwargs: further arguments of that Adam. Its ``betas`` matter: the metagradient is largest while the
+        policy is young, and a squared gradient that is remembered for a thousand updates (torch's default) slows down
+        whatever can be learned of the weights only later.
     :param value_learning_rate: of ``v_φ`` (Adam).
     :param gamma: discount of the outer objective.
     :param gae_lambda: λ of the outer advantage.
@@ -153,6 +156,7 @@ class MetaLearner:
         gamma: float,
         gae_lambda: float,
         learning_rate: float = 1e-3,
+        optimizer_kwargs: dict[str, Any] | None = None,
         value_learning_rate: float = 1e-3,
         outer_momentum: float = 0.0,
         value_updates: int = 1,
@@ -196,7 +200,7 @@ class MetaLearner:
         self.value_updates = value_updates
         self.center_scores = center_scores
         self.shared_critic = shared_critic
-        self.optimizer = torch.optim.Adam(eta, lr=learning_rate)
+        self.optimizer = torch.optim.Adam(eta, lr=learning_rate, **(optimizer_kwargs or {}))
         self.value_optimizer = (
             None if value_net is None else torch.optim.Adam(value_net.parameters(), lr=value_learning_rate)
         )

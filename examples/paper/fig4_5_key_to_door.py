@@ -59,35 +59,38 @@ META: dict[str, Any] = {
     "learning_rate": 3e-3,
     "value_learning_rate": 3e-3,
     "outer_momentum": 0.9,
+    "optimizer_kwargs": {"betas": (0.9, 0.99)},
 }
 # v_φ has to know what the key is worth before the metagradient can: one step a rollout leaves it far behind.
 META_PWR = {**META, "gae_lambda": 0.95, "learning_rate": 1e-3, "center_scores": True}
 SEPARATE: dict[str, Any] = {**META_PWR, "value_updates": 24}
 SHARED_CRITIC: dict[str, Any] = {**META_PWR, "shared_critic": True}  # a second head, which SHARED's critic_updates fit
-PRODUCT: dict[str, Any] = {"weights_kwargs": {"center": True, "initial_discount": 0.92, "initial_floor": 0.25}}
+PRODUCT: dict[str, Any] = {"weights_kwargs": {"center": True, "initial_discount": 0.92, "initial_floor": 0.1}}
+
+FAST: dict[str, Any] = {"learning_rate": 5e-3, "ent_coef": 1e-3}
 
 # The algorithm of each method, and what is its own.
 METHODS: dict[str, tuple[str, dict[str, Any]]] = {
-    "A2C": ("A2C", {}),
-    "H-PWR": ("HPWR", {}),
-    "Meta-PWR": ("MetaPWR", {"meta_kwargs": SEPARATE, "estimator_kwargs": PRODUCT}),
-    "Meta-PWTD": ("MetaPWTD", {"meta_kwargs": META}),
-    "Meta-λ(s)": ("MetaLambda", {"meta_kwargs": {**META, "gae_lambda": 0.95, "learning_rate": 1e-3}}),
-    "RGM": ("RGM", {"meta_kwargs": {**META, "gae_lambda": 0.95, "learning_rate": 1e-3, "value_updates": 24}}),
-    "A2C-RR": ("A2CRR", {"gamma": 0.95}),
+    "A2C": ("A2C", {**FAST, "gamma": 0.92, "gae_lambda": 0.9, "ent_coef": 3e-3}),
+    "H-PWR": ("HPWR", FAST),
+    "Meta-PWR": ("MetaPWR", {**FAST, "meta_kwargs": SEPARATE, "estimator_kwargs": PRODUCT}),
+    "Meta-PWTD": ("MetaPWTD", {**FAST, "gamma": 0.92, "meta_kwargs": META, "estimator_kwargs": PRODUCT}),
+    "Meta-λ(s)": ("MetaLambda", {**FAST, "gamma": 0.92, "meta_kwargs": META_PWR}),
+    "RGM": ("RGM", {**FAST, "meta_kwargs": SEPARATE}),
+    "A2C-RR": ("A2CRR", {**FAST, "gamma": 0.95}),
 }
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     **METHODS,
     "Meta-PWR, shared critic": (
         "MetaPWR",
-        {"learning_rate": 5e-3, "ent_coef": 4.5e-3, "meta_kwargs": SHARED_CRITIC, "estimator_kwargs": PRODUCT},
+        {**FAST, "meta_kwargs": SHARED_CRITIC, "estimator_kwargs": PRODUCT},
     ),
     "Meta-PWR, no outer momentum": (
         "MetaPWR",
-        {"meta_kwargs": {**SEPARATE, "outer_momentum": 0.0}, "estimator_kwargs": PRODUCT},
+        {**FAST, "meta_kwargs": {**SEPARATE, "outer_momentum": 0.0}, "estimator_kwargs": PRODUCT},
     ),
+    "A2C, γ = 1": ("A2C", {**FAST, "ent_coef": 4.5e-3}),
     "A2C, critic of SB3": ("A2C", {"gae_lambda": 0.98, "critic_updates": 0}),
-    "A2C, γ = 0.99": ("A2C", {"gamma": 0.99}),
 }
 # Processor time of an iteration, rollout and all, by A2C's: examples/benchmarks/results/metagradient_speed.md.
 ITERATION_COST = {"Meta-PWR": 1.80, "Meta-PWR, shared critic": 1.62}

@@ -32,8 +32,8 @@ FIRST_SEED = 1000
 def policy_space(trial: optuna.Trial) -> dict[str, Any]:
     """What every method may choose."""
     return {
-        "learning_rate": trial.suggest_float("learning_rate", 1e-3, 1e-2, log=True),
-        "ent_coef": trial.suggest_float("ent_coef", 1e-3, 3e-2, log=True),
+        "learning_rate": trial.suggest_float("learning_rate", 2e-3, 1e-2, log=True),
+        "ent_coef": trial.suggest_float("ent_coef", 3e-4, 3e-2, log=True),
     }
 
 
@@ -55,7 +55,7 @@ def meta_space(method: str, trial: optuna.Trial) -> dict[str, Any]:
     return {
         "meta_kwargs": {
             **figure.VARIANTS[method][1]["meta_kwargs"],
-            "learning_rate": trial.suggest_float("meta_learning_rate", 2e-4, 1e-2, log=True),
+            "learning_rate": trial.suggest_float("meta_learning_rate", 3e-4, 5e-3, log=True),
             "gae_lambda": trial.suggest_categorical("outer_lambda", [0.9, 0.95, 0.98, 1.0]),
             "outer_momentum": trial.suggest_categorical("outer_momentum", [0.0, 0.8, 0.9, 0.95]),
         }
@@ -66,8 +66,8 @@ def product_space(method: str, trial: optuna.Trial) -> dict[str, Any]:
     """The outer loop's settings, and what pairwise weights begin with."""
     own = figure.VARIANTS[method][1].get("estimator_kwargs", {}).get("weights_kwargs", {})
     start = {
-        "initial_discount": trial.suggest_categorical("initial_discount", [None, 0.9, 0.92, 0.95]),
-        "initial_floor": trial.suggest_float("initial_floor", 0.1, 0.4),
+        "initial_discount": trial.suggest_categorical("initial_discount", [None, 0.83, 0.92, 0.95]),
+        "initial_floor": trial.suggest_float("initial_floor", 0.03, 0.3, log=True),
     }
     return {**meta_space(method, trial), "estimator_kwargs": {"weights_kwargs": {**own, **start}}}
 
