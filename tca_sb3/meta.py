@@ -192,6 +192,8 @@ class MetaLearner:
                 f"MetaLearner got value_updates={value_updates} but v_φ is a head of the policy's critic here; it is "
                 "fitted in the model's critic_updates: set those, and leave value_updates out."
             )
+        if "lr" in (optimizer_kwargs or {}):
+            raise ValueError("MetaLearner got lr in optimizer_kwargs; write learning_rate instead.")
         self.estimator = estimator
         self.value_net = value_net
         self.gamma = gamma

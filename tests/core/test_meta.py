@@ -783,6 +783,10 @@ BAD: dict[str, tuple[str, Callable[[], MetaLearner]]] = {
         "PWTD has no parameters.*Tabular or Product",
         lambda: MetaLearner(fixed_weights(), None, gamma=0.9, gae_lambda=0.9),
     ),
+    "a rate in two places": (
+        "lr in optimizer_kwargs; write learning_rate",
+        lambda: MetaLearner(make_estimator(), None, gamma=0.9, gae_lambda=0.9, optimizer_kwargs={"lr": 0.1}),
+    ),
     **{
         f"{name}={value}": (
             f"MetaLearner got .*{name}={value}",

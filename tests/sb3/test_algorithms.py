@@ -154,7 +154,13 @@ def test_discounts_and_rates_arrive_where_they_are_used() -> None:
         vec_env([(4,)]),
         gamma=0.8,
         gae_lambda=0.7,
-        meta_kwargs={"learning_rate": 0.03, "value_learning_rate": 0.02, "gamma": 0.9, "outer_momentum": 0.1},
+        meta_kwargs={
+            "learning_rate": 0.03,
+            "optimizer_kwargs": {"betas": (0.5, 0.6)},
+            "value_learning_rate": 0.02,
+            "gamma": 0.9,
+            "outer_momentum": 0.1,
+        },
         estimator_kwargs={"weights_class": Product, "weights_kwargs": {"embedding_dim": 5}},
     )
     assert (model.estimator.gamma, model.estimator.gae_lambda) == (0.8, 0.7)
@@ -162,6 +168,7 @@ def test_discounts_and_rates_arrive_where_they_are_used() -> None:
     assert meta is not None
     assert (meta.gamma, meta.gae_lambda, meta.outer_momentum) == (0.9, 0.7, 0.1)
     assert meta.optimizer.param_groups[0]["lr"] == 0.03
+    assert meta.optimizer.param_groups[0]["betas"] == (0.5, 0.6)
     assert meta.value_optimizer is not None
     assert meta.value_optimizer.param_groups[0]["lr"] == 0.02
     assert model.estimator.weights.reward_head.out_features == 5
