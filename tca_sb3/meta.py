@@ -106,6 +106,7 @@ class InnerStep:
     :param optimizer_state: its state before the step.
     :param episodes: ``τ``.
     :param values: the critic's values of ``τ``, ``(T + 1, B)``.
+    :param judged: those of ``v_φ`` when ``τ`` was judged, ``(T + 1, B)``.
     """
 
     parameters: Tensor
@@ -114,6 +115,7 @@ class InnerStep:
     optimizer_state: OptimizerState
     episodes: Episodes
     values: Tensor
+    judged: Tensor
 
 
 class MetaLearner:
@@ -140,9 +142,9 @@ class MetaLearner:
     :param value_updates: steps of ``v_φ``'s optimiser for each rollout; more than one are made on equal shares of its
         steps, drawn anew, so that all together cost about one pass. Ours. Few steps leave ``v_φ`` behind in states that
         are rarely seen: the worth of having found something is then taken for a loss.
-    :param center_scores: subtract from each ``D_u log π(A_t|S_t)`` its mean over the other episodes at the same time,
-        see :func:`~tca_sb3.objectives.center_scores`. Ours; it leaves the expected metagradient as it is. For
-        episodes that begin together and have phases.
+    :param center_scores: subtract from each ``D_u log π(A_t|S_t)`` what the other episodes at the same time, and both
+        critics' values there, let one expect, see :func:`~tca_sb3.objectives.center_scores`. Ours; it leaves the
+        expected metagradient as it is. For episodes that begin together and have phases.
     :param shared_critic: ``v_φ`` is a second head on the policy's critic instead of a network of its own: cheaper, and
         fitted together with the critic, in the model's ``critic_updates``. Ours.
     :raises ValueError: if the estimator has no parameters to learn, or a number is out of range.
@@ -213,7 +215,7 @@ class MetaLearner:
         # Caches of what can be recomputed from `_last`: never saved.
         self._linearization: Linearization | None = None
         self._estimate: Estimate | None = None
-        self._pending: tuple[Episodes, Tensor, Linearization] | None = None
+        self._pending: tuple[Episodes, Tensor, Tensor, Linearization] | None = None
 
     def outer_step(
         self,
@@ -232,7 +234,7 @@ class MetaLearner:
         :return: what is worth logging.
         """
         linearization = Linearization(policy, episodes.flat_observations, policy_actions(policy, episodes))
-        advantages = self.judge(episodes, values, self._known_values(policy, linearization))
+        advantages, judged = self.judge(episodes, values, self._known_values(policy, linearization))
         outer_loss = policy_gradient_loss(episodes.flatten(advantages), linearization.log_prob)
         (cotangent,) = torch.autograd.grad(outer_loss, linearization.log_prob, retain_graph=True)
         outer_gradient = flatten(linearization.log_prob_gradient(cotangent).values())
@@ -245,7 +247,7 @@ class MetaLearner:
         if self._last is not None:
             gradient = self.metagradient(policy, outer_gradient, vf_coef, normalize_advantage)
             stats["grad_norm"] = self.apply(gradient)
-        self._pending = (episodes, values, linearization)
+        self._pending = (episodes, values, judged, linearization)
         return stats
 
     def _known_values(self, policy: Any, linearization: Linearization) -> Tensor | None:
@@ -297,7 +299,8 @@ class MetaLearner:
         if normalize_advantage:
             inner_advantages = normalize(inner_advantages)
         if self.center_scores:
-            scores = center_scores(last.episodes.unflatten(along_log_prob), last.episodes.mask)
+            known = torch.stack([last.values[:-1], last.judged[:-1]], 2)
+            scores = center_scores(last.episodes.unflatten(along_log_prob), last.episodes.mask, known)
             along_log_prob = last.episodes.flatten(scores)
         loss = adjoint_loss(
             inner_advantages,
@@ -325,35 +328,36 @@ class MetaLearner:
         self.optimizer.zero_grad()
         return norm
 
-    def judge(self, episodes: Episodes, values: Tensor, known: Tensor | None = None) -> Tensor:
+    def judge(self, episodes: Episodes, values: Tensor, known: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """The outer loop's regular advantages of a rollout; then ``v_φ``, where it is a network of its own, is fitted
         to it.
 
         :param values: the critic's values, ``(T + 1, B)``; used where the critic is ``v_φ``.
         :param known: ``v_φ`` of the episodes' flat steps, ``(n_steps,)``, where that needs no pass any more.
-        :return: ``Ψ_t``, ``(T, B)``.
+        :return: ``Ψ_t``, ``(T, B)``, and the values of ``v_φ`` it was made with, ``(T + 1, B)``.
         """
         if self.value_net is None or self.value_optimizer is None:
-            return regular_advantages(episodes, values, self.gamma, self.gae_lambda)[0]
+            return regular_advantages(episodes, values, self.gamma, self.gae_lambda)[0], values
         with torch.set_grad_enabled(self.value_updates == 1 and not self.shared_critic):
             if known is None:
                 predicted = episode_values(self.value_net, episodes)
             else:
                 predicted = with_last_values(self.value_net, known, episodes)
-        advantages, targets = regular_advantages(episodes, predicted.detach(), self.gamma, self.gae_lambda)
+        judged = predicted.detach()
+        advantages, targets = regular_advantages(episodes, judged, self.gamma, self.gae_lambda)
         wanted = episodes.flatten(targets)
         if self.shared_critic:
             self._head_targets = wanted
-            return advantages
+            return advantages, judged
         if self.value_updates == 1:  # the prediction has its graph already
             with torch.enable_grad():
                 self._descend_value(value_loss(wanted, episodes.flatten(predicted[:-1])))
-            return advantages
+            return advantages, judged
         order = torch.randperm(episodes.n_steps, device=wanted.device)
         for rows in order.tensor_split(self.value_updates):
             if len(rows):  # none where there are fewer steps than updates
                 self._fit_rows(self.value_net, episodes, wanted, rows)
-        return advantages
+        return advantages, judged
 
     def _fit_rows(self, value_net: nn.Module, episodes: Episodes, targets: Tensor, rows: Tensor) -> None:
         states = map_observations(lambda part: part[rows], episodes.flat_observations)
@@ -406,7 +410,7 @@ class MetaLearner:
 
         hooks = [p.register_post_accumulate_grad_hook(keep) for p in parameters if p.requires_grad]
         try:
-            with self._pending[2].answering(rows):
+            with self._pending[-1].answering(rows):
                 yield
         finally:
             for hook in hooks:
@@ -414,8 +418,8 @@ class MetaLearner:
         gradient = flatten(gradients.get(id(p), torch.zeros_like(p)) for p in parameters)
         # The learning rate is read after the step: SB3 sets it from its schedule inside train().
         settings = InnerOptimizer.of(optimizer, max_grad_norm)
-        episodes, values, self._linearization = self._pending
-        self._last = InnerStep(before, gradient, settings, state, episodes, values)
+        episodes, values, judged, self._linearization = self._pending
+        self._last = InnerStep(before, gradient, settings, state, episodes, values, judged)
         self._pending = None
 
     @property
@@ -446,6 +450,7 @@ class MetaLearner:
                 "optimizer_state": self._last.optimizer_state,
                 "episodes": episodes,
                 "values": self._last.values,
+                "judged": self._last.judged,
             }
         return {
             "optimizer": self.optimizer.state_dict(),
@@ -532,7 +537,7 @@ class Lifetime:
 
         :param values: the critic's values, ``(T + 1, B)``.
         """
-        self.rollouts.append((episodes, values, self.meta.judge(episodes, values)))
+        self.rollouts.append((episodes, values, self.meta.judge(episodes, values)[0]))
 
     def outer_step(self, optimizer: InnerOptimizer) -> dict[str, float]:
         """Move ``η`` by the gradient through all inner updates.

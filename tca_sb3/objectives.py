@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
+
+_EPISODES_FOR_EACH_NUMBER = 4
 
 
 def _require_same_shape(who: str, one: Tensor, other: Tensor) -> None:
@@ -60,24 +63,44 @@ def inner_loss(
     return policy_gradient_loss(advantages, log_prob) - ent_coef * bonus + vf_coef * value_loss(targets, values)
 
 
-def center_scores(scores: Tensor, mask: Tensor) -> Tensor:
-    """``s_{t,b} − mean_{b' ≠ b} s_{t,b'}``: scores less their mean over the other episodes at the same time.
+def center_scores(scores: Tensor, mask: Tensor, values: Tensor | None = None) -> Tensor:
+    """``s_{t,b} − ŝ_{t,b}``: scores less what the other episodes' scores at the same time let one expect, their mean.
+
+    With ``values``, their least-squares fit by a linear function of those; then a reward that the state has already
+    decided, so that its value tells of it, adds no noise either.
 
     A control variate for ``∇_η [g(η)·u]``, ours. On-policy ``s_t = D_u log π_θ(A_t|S_t)`` has mean 0 whatever the
-    state, and other episodes know nothing of this one's weights and rewards; so nothing changes in expectation. It
-    takes away what all rewards at a time have in common, such as their mean. A score without others at its time stays.
-    (Where advantages are normalised, or weights centred, over the batch, episodes do know of each other, by one part in
-    the batch's size.)
+    state, and other episodes know nothing of this one's weights and rewards; ``ŝ`` weighs the others' scores by what is
+    known in ``S_t``. So nothing changes in expectation. A score without others at its time stays. (Where advantages are
+    normalised, or weights centred, over the batch, episodes do know of each other, by one part in the batch's size.)
 
     :param scores: shape ``(T, B)``, anything finite in the padding.
     :param mask: where a step is real, ``(T, B)``, bool.
+    :param values: what is known of ``S_t``, ``(T, B, n)``, anything finite in the padding; used at times that have at
+        least four episodes for each number fitted.
     :return: shape ``(T, B)``, 0 in the padding.
     """
     _require_same_shape("center_scores", scores, mask)
-    scores = scores.masked_fill(~mask, 0.0)
-    others = mask.sum(1, keepdim=True) - 1
-    total = scores.sum(1, keepdim=True)
-    return (scores - (total - scores) / others.clamp(min=1) * (others > 0)).masked_fill(~mask, 0.0)
+    real = mask.double().unsqueeze(2)
+    columns = [real]
+    if values is not None:
+        count = real.sum(1, keepdim=True)
+        known = values.double() * real
+        known = (known - known.sum(1, keepdim=True) / count.clamp(min=1)) * real
+        known = known / known.norm(dim=1, keepdim=True).clamp(min=1e-12)
+        columns.append(known * (count >= _EPISODES_FOR_EACH_NUMBER * (1 + values.shape[2])))
+    design = torch.cat(columns, 2)
+    # A trace of ridge, for values that say the same, and for those that are left out.
+    ridge = torch.full(design.shape[2:], 1e-9, dtype=design.dtype, device=design.device)
+    ridge[0] = 0.0
+    hat = design @ torch.linalg.inv(design.mT @ design + torch.diag(ridge))
+    own = (hat * design).sum(2)  # the share that a score has in its own fit
+    flat = scores.double().masked_fill(~mask, 0.0)
+    fit = (hat @ (design.mT @ flat.unsqueeze(2))).squeeze(2)
+    alone = own > 1 - 1e-6
+    # Without its own share: what the others alone would have it be.
+    centred = torch.where(alone, flat, (flat - fit) / (1 - own).masked_fill(alone, 1.0))
+    return centred.masked_fill(~mask, 0.0).to(scores.dtype)
 
 
 def adjoint_loss(

@@ -48,12 +48,12 @@ class Product(PairwiseWeights):
         nor 1, instead of at ½; what is learned is added under the sigmoid. A warm start: learning begins as it would
         with that discount. Ours.
     :param initial_floor: the least of these weights; where it is small, so is the gradient.
-    :param center: subtract from both embeddings their mean over the batch's steps, and from every logit the mean over
-        the batch's pairs of what is learned (ours). Where advantages are normalised, or the optimiser rescales
-        gradients, the overall size of the weights changes nothing; left alone it drifts until the sigmoid saturates.
-        And where what two states have in common is most of their embeddings, all weights into a state rise and fall
-        together: on Key-to-Door apple → door, which is noise, took key → door with it. Weights then depend on the
-        batch through these means.
+    :param center: subtract from action embeddings their mean over the batch's steps, from reward embeddings theirs over
+        steps with a reward, and from every logit the mean of what is learned over pairs with a reward (where there is
+        none, over all). Ours. Where advantages are normalised, or the optimiser rescales gradients, the overall size of
+        the weights changes nothing; left alone it drifts until the sigmoid saturates. And where what two states have in
+        common is most of their embeddings, all weights into a state rise and fall together: on Key-to-Door
+        apple → door, which is noise, took key → door with it. Weights then depend on the batch through these means.
     :raises ValueError: if ``make_encoder`` is missing, a size is not positive, a lag scale is under 1 step, the
         discount is not in [0, 1] or the floor not in (0, ½].
     """
@@ -109,21 +109,20 @@ class Product(PairwiseWeights):
         horizon, batch = episodes.horizon, episodes.batch_size
         states = map_observations(lambda part: part.flatten(0, 1), episodes.observations)
         hidden = self.trunk(self.encoder(states)).view(horizon + 1, batch, -1).transpose(0, 1)
+        credit, arrival = self.action_head(hidden[:, :-1]), self.reward_head(hidden[:, 1:])  # a(S_t), b(S_k), (B, T, d)
+        counted = None
+        if self.center:
+            real = episodes.mask.T.to(credit.dtype)
+            paid = real * (episodes.rewards.T != 0)
+            counted = paid if paid.any() else real
+            credit, arrival = _less_mean(credit, real), _less_mean(arrival, counted)
         # The term of the lag alone is one more dimension, in which both embeddings are 1.
         one = hidden.new_ones(()).expand(batch, horizon, 1)
-        credit = torch.cat([self._centred(self.action_head(hidden[:, :-1]), episodes), one], 2)  # a(S_t), (B, T, d + 1)
-        arrival = torch.cat([self._centred(self.reward_head(hidden[:, 1:]), episodes), one], 2)  # b(S_k)
+        credit, arrival = torch.cat([credit, one], 2), torch.cat([arrival, one], 2)
         coefficients = torch.cat([self.lag_coefficients, self.lag_bias.unsqueeze(1)], 1)
         rates = self.rates.to(credit.dtype)
         start = self._initial_logits(horizon, rates)
-        return _Fusion.apply(credit, arrival, coefficients, rates, start, episodes.lengths if self.center else None)
-
-    def _centred(self, embeddings: Tensor, episodes: Episodes) -> Tensor:
-        """Less their mean over the batch's steps; shape ``(B, T, d)``."""
-        if not self.center:
-            return embeddings
-        real = episodes.mask.T.unsqueeze(2)
-        return embeddings - (embeddings * real).sum((0, 1)) / episodes.n_steps
+        return _Fusion.apply(credit, arrival, coefficients, rates, start, counted)
 
     def _initial_logits(self, horizon: int, like: Tensor) -> Tensor | None:
         """``[t, k − 1]``, shape ``(T, T)``; ``None`` for 0."""
@@ -138,7 +137,8 @@ class _Fusion(torch.autograd.Function):
     """``σ(s[t, k] + Σ_{d,m} credit[t, d] · arrival[k, d] · coefficients[m, d] · exp(−rates[m] (k − t)))``, 0 where
     ``k <= t``; ``s`` is ``start``.
 
-    With ``lengths``, the mean of the sums over all pairs is taken off first.
+    With ``counted``, ``(B, T)``, the mean of the sums over pairs is taken off first; a pair counts as much as its
+    reward's step does there.
 
     By blocks: with ``r`` the first ``k`` of a block, ``exp(−rate (k − t))`` is ``exp(−rate (k − r))`` times
     ``exp(−rate (r − t))``, and a block is one batched matrix product over the ``(m, d)`` pairs. Nothing but the inputs
@@ -153,25 +153,25 @@ class _Fusion(torch.autograd.Function):
         coefficients: Tensor,
         rates: Tensor,
         start: Tensor | None,
-        lengths: Tensor | None,
+        counted: Tensor | None,
     ) -> Tensor:
         batch, horizon, _ = credit.shape
         weights = credit.new_empty(batch, horizon, horizon)
         for block in _blocks(batch, horizon, rates):
             left, right = block.factors(credit, arrival, coefficients)
             weights[block.pairs] = torch.bmm(left.flatten(2), right.flatten(2).transpose(1, 2))
-        if lengths is not None:
-            weights.sub_(_mean_over_pairs(weights, lengths))
+        if counted is not None:
+            weights.sub_((weights.triu_() * counted.unsqueeze(1)).sum() / _n_pairs(counted))
         if start is not None:
             weights.add_(start)
         weights.sigmoid_().triu_()  # in place: beside the inputs one tensor of the size of all pairs is kept
-        ctx.save_for_backward(credit, arrival, coefficients, rates, lengths, weights)
+        ctx.save_for_backward(credit, arrival, coefficients, rates, counted, weights)
         return weights
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        credit, arrival, coefficients, rates, lengths, weights = ctx.saved_tensors
+        credit, arrival, coefficients, rates, counted, weights = ctx.saved_tensors
         blocks = list(_blocks(credit.shape[0], credit.shape[1], rates))
         # One for all blocks: the allocator's fresh pages would cost more than the arithmetic.
         scratch = weights.new_empty(max(weights[block.pairs].numel() for block in blocks))
@@ -183,15 +183,17 @@ class _Fusion(torch.autograd.Function):
             torch.addcmul(weight, weight, weight, value=-1, out=slope)
             return slope.mul_(gradient[block.pairs])
 
-        if lengths is not None:
+        if counted is not None:
             # A block is made twice rather than all of them kept: they would be as large as the weights.
-            mean_slope = torch.stack([slope_of(block).sum() for block in blocks]).sum() / _n_pairs(lengths)
+            total = torch.stack([slope_of(block).sum() for block in blocks]).sum()
+            share = counted * (total / _n_pairs(counted))
         into_credit, into_arrival = torch.zeros_like(credit), torch.zeros_like(arrival)
         into_coefficients = torch.zeros_like(coefficients)
         for block in blocks:
             slope = slope_of(block)
-            if lengths is not None:  # the mean logit takes back what all pairs have in common
-                _keep_pairs(slope.sub_(mean_slope), lengths[block.episodes], block.rows.start, block.columns.start)
+            if counted is not None:  # the mean logit takes back what all pairs have in common
+                slope.sub_(share[block.episodes, block.columns].unsqueeze(1))
+                slope.triu_(block.rows.start - block.columns.start)
             left, right = block.factors(credit, arrival, coefficients)
             # What reaches credit[t, d] · coefficients[m, d], then what reaches arrival.
             mixed = torch.bmm(slope, right.flatten(2)).view(left.shape).mul_(block.decay_rows.unsqueeze(2))
@@ -241,15 +243,11 @@ def _blocks(batch: int, horizon: int, rates: Tensor) -> Iterator[_Block]:
                 )
 
 
-def _keep_pairs(matrices: Tensor, lengths: Tensor, first_row: int = 0, first_column: int = 0) -> Tensor:
-    """Zero, in place, what is no pair ``t < k`` of an episode of that length, in a block ``(B, ·, ·)`` of all pairs."""
-    times = torch.arange(first_column, first_column + matrices.shape[2], device=lengths.device)
-    return matrices.triu_(first_row - first_column).mul_((times < lengths.unsqueeze(1)).unsqueeze(1))
+def _n_pairs(counted: Tensor) -> Tensor:
+    """How many pairs ``t < k`` end in the steps that count."""
+    return counted.sum(0) @ torch.arange(1, counted.shape[1] + 1, dtype=counted.dtype, device=counted.device)
 
 
-def _n_pairs(lengths: Tensor) -> Tensor:
-    return (lengths * (lengths + 1) // 2).sum()
-
-
-def _mean_over_pairs(matrices: Tensor, lengths: Tensor) -> Tensor:
-    return _keep_pairs(matrices, lengths).sum() / _n_pairs(lengths)
+def _less_mean(embeddings: Tensor, counted: Tensor) -> Tensor:
+    """Embeddings ``(B, T, d)`` less their mean over the steps that count."""
+    return embeddings - torch.einsum("btd,bt->d", embeddings, counted) / counted.sum()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+import numpy as np
 import oracles
 import pytest
 import torch
@@ -106,6 +107,35 @@ def test_center_scores_takes_away_what_the_others_have() -> None:
             others = [scores[t, c].item() for c in range(3) if c != b and mask[t, c]]
             wanted = scores[t, b].item() - (sum(others) / len(others) if others else 0.0)
             assert found[t, b].item() == pytest.approx(wanted if mask[t, b] else 0.0, abs=1e-12)
+
+
+def test_center_scores_fits_the_others_scores_by_values() -> None:
+    """By leaving each episode out and asking numpy's least squares; where episodes are few it is the mean of the
+    others, and two values that say the same do no harm."""
+    scores = torch.randn(3, 14, generator=generator(7), dtype=torch.float64)
+    values = torch.randn(3, 14, 2, generator=generator(8), dtype=torch.float64)
+    mask = torch.ones(3, 14, dtype=torch.bool)
+    mask[1, 12:] = mask[2, 11:] = False
+    found = objectives.center_scores(scores, mask, values)
+    for t in range(3):
+        n = int(mask[t].sum())
+        for b in range(n):
+            others = [c for c in range(n) if c != b]
+            design = np.array([[1.0, *(values[t, c].tolist() if n >= 12 else [])] for c in range(n)])
+            fit = np.linalg.lstsq(design[others], scores[t, others].numpy(), rcond=None)[0]
+            assert found[t, b].item() == pytest.approx(scores[t, b].item() - design[b] @ fit, abs=1e-6)
+        assert not found[t, n:].any()
+    twice = objectives.center_scores(scores, mask, values[..., [0, 0]])
+    assert torch.allclose(twice[:2], objectives.center_scores(scores, mask, values[..., :1])[:2], rtol=0, atol=1e-6)
+
+
+def test_center_scores_with_values_takes_away_what_the_state_has_decided() -> None:
+    """A reward that the value tells exactly: against it the scores of every time sum to nearly nothing."""
+    scores = torch.randn(1, 200, generator=generator(7), dtype=torch.float64)
+    decided = torch.randint(2, (1, 200), generator=generator(8)).double()
+    mask = torch.ones(1, 200, dtype=torch.bool)
+    plain = (objectives.center_scores(scores, mask) * decided).sum().abs()
+    assert (objectives.center_scores(scores, mask, decided.unsqueeze(2)) * decided).sum().abs() < 0.1 * plain
 
 
 def test_center_scores_changes_nothing_in_expectation() -> None:

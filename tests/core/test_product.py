@@ -33,12 +33,13 @@ def randomised(function: Product) -> Product:
 @pytest.mark.parametrize("center", [False, True])
 def test_it_is_the_sum_over_embedding_dimensions(kind: str, lag_scales: tuple[float, ...], center: bool) -> None:
     """``σ(c_0(k − t) + Σ_d a_d(S_t) b_d(S_k) c_d(k − t))``, pair by pair, one observation at a time; centred, less
-    the means over real steps and pairs."""
+    the means over steps, and over steps and pairs with a reward."""
     encoder = lambda: FloatEncoder(kind)  # noqa: E731
     function = randomised(
         Product(SPACES[kind], encoder, embedding_dim=3, hidden_dim=4, lag_scales=lag_scales, center=center)
     )
     episodes = random_episodes(LENGTHS, kind)
+    episodes.rewards[1::3] = 0.0
     weights = function(episodes)
 
     def embed(head: nn.Module, time: int, b: int) -> Tensor:
@@ -47,7 +48,8 @@ def test_it_is_the_sum_over_embedding_dimensions(kind: str, lag_scales: tuple[fl
 
     steps = [(t, b) for b, length in enumerate(LENGTHS) for t in range(length)]
     mean_a = sum(embed(function.action_head, t, b) for t, b in steps) / len(steps) if center else 0.0
-    mean_b = sum(embed(function.reward_head, t + 1, b) for t, b in steps) / len(steps) if center else 0.0
+    paid = [(t, b) for t, b in steps if episodes.rewards[t, b] != 0]
+    mean_b = sum(embed(function.reward_head, t + 1, b) for t, b in paid) / len(paid) if center else 0.0
     logits = {}
     for b, t, k in pairs(LENGTHS):
         lag = torch.tensor(float(k + 1 - t))  # column k holds arrival time k + 1
@@ -55,7 +57,9 @@ def test_it_is_the_sum_over_embedding_dimensions(kind: str, lag_scales: tuple[fl
         c = features @ function.lag_coefficients
         a, arrival = embed(function.action_head, t, b) - mean_a, embed(function.reward_head, k + 1, b) - mean_b
         logits[b, t, k] = features @ function.lag_bias + sum(a[d] * arrival[d] * c[d] for d in range(3))
-    shift = sum(logits.values()) / len(logits) if center else 0.0
+    counted = [logit for (b, _, k), logit in logits.items() if (k, b) in paid]
+    assert len(counted) < len(logits)
+    shift = sum(counted) / len(counted) if center else 0.0
     for (b, t, k), logit in logits.items():
         assert weights[b, t, k].item() == pytest.approx(torch.sigmoid(logit - shift).item(), abs=1e-6)
 
@@ -80,7 +84,9 @@ def test_gradients_are_those_of_the_materialised_form(
     rates = torch.tensor([0.0, 1.0, 0.25, 0.01], dtype=torch.float64)
     steps = torch.tensor(lengths)
     start = leaf(horizon, horizon).detach() if center else None
-    weights = module._Fusion.apply(credit, arrival, coefficients, rates, start, steps if center else None)
+    counted = (torch.arange(horizon) < steps.unsqueeze(1)).double()
+    counted[:, 1::3] = 0.0
+    weights = module._Fusion.apply(credit, arrival, coefficients, rates, start, counted if center else None)
 
     times = torch.arange(horizon)
     lags = (times + 1 - times.unsqueeze(1)).clamp(min=0)
@@ -88,7 +94,7 @@ def test_gradients_are_those_of_the_materialised_form(
     decays = torch.exp(-rates.view(-1, 1, 1) * lags)
     logits = torch.einsum("btd,bkd,md,mtk->btk", credit, arrival, coefficients, decays)
     if center:
-        logits = logits - logits[real].mean()
+        logits = logits - logits[real & (counted > 0).unsqueeze(1)].mean()
     logits = logits if start is None else logits + start
     wanted = torch.sigmoid(logits)
     assert torch.allclose(weights[real], wanted[real], rtol=0, atol=1e-14)

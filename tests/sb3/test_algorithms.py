@@ -366,7 +366,7 @@ def test_a_shared_critic_is_fitted_to_both_targets_at_once() -> None:
     judged: list[Tensor] = []
     judge = model.meta.judge
 
-    def listening(episodes: Any, values: Tensor, known: Tensor | None) -> Tensor:
+    def listening(episodes: Any, values: Tensor, known: Tensor | None) -> tuple[Tensor, Tensor]:
         with torch.no_grad():
             judged[:] = [
                 head(model.policy.mlp_extractor.forward_critic(episodes.observations[: int(n), b])).flatten()
@@ -376,9 +376,9 @@ def test_a_shared_critic_is_fitted_to_both_targets_at_once() -> None:
         assert known is not None
         for b, column in enumerate(judged):  # the pass that was made already
             torch.testing.assert_close(episodes.unflatten(known)[: len(column), b], column)
-        advantages = judge(episodes, values, known)
+        found = judge(episodes, values, known)
         assert all(torch.equal(before[key], value) for key, value in head.state_dict().items()), "fitted later"
-        return advantages
+        return found
 
     model.meta.judge = listening  # type: ignore[method-assign]
     model._fit_critic = by_hand  # type: ignore[method-assign]
