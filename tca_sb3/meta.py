@@ -129,9 +129,7 @@ class MetaLearner:
     :param value_net: ``v_φ``, from observations ``(n, ...)`` to ``(n, 1)``; ``None`` where the policy's critic
         predicts the regular return and serves the outer loop too.
     :param learning_rate: of ``η`` (Adam).
-    :param optimizer_kwargs: further arguments of that Adam. Its ``betas`` matter: the metagradient is largest while the
-        policy is young, and a squared gradient that is remembered for a thousand updates (torch's default) slows down
-        whatever can be learned of the weights only later.
+    :param optimizer_kwargs: further arguments of that Adam, for instance ``dict(betas=(0.9, 0.99))``.
     :param value_learning_rate: of ``v_φ`` (Adam).
     :param gamma: discount of the outer objective.
     :param gae_lambda: λ of the outer advantage.

@@ -226,9 +226,9 @@ class _Block(NamedTuple):
 def _blocks(batch: int, horizon: int, rates: Tensor) -> Iterator[_Block]:
     """Blocks that together hold all pairs of all episodes, each once."""
     fastest = float(rates.max())
-    width = horizon if fastest == 0 else min(horizon, _SIDE, int(_LARGEST_EXPONENT / fastest))
-    height = max(width, _SIDE)
-    together = max(1, _BLOCK_PAIRS // (width * min(height, horizon)))
+    height = min(_SIDE, horizon)
+    width = min(height, int(_LARGEST_EXPONENT / fastest)) if fastest else height
+    together = max(1, _BLOCK_PAIRS // (width * height))
     times = torch.arange(horizon, device=rates.device, dtype=rates.dtype).unsqueeze(1)
     for start in range(0, horizon, width):
         stop = min(start + width, horizon)
