@@ -53,7 +53,7 @@ def reparameterized(actor: Callable[[Tensor], Tensor], noise: Tensor) -> Act:
     of_time = noise.unbind(1)
 
     def act(t: int, latents: Tensor) -> Tensor:
-        # clamp(), but its derivative is one operation and not six
+        # clamp(), with a derivative of one operation
         return nn.functional.hardtanh(actor(latents) + of_time[t])
 
     return act
