@@ -477,15 +477,15 @@ class LVGTS(BaseAlgorithm):
     def _descend(self, loss: Tensor, optimizer: torch.optim.Optimizer) -> None:
         """One step of the optimiser's parameters down their clipped gradient; one that is not finite counts as 0."""
         parameters = optimizer.param_groups[0]["params"]
-        gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
-        for parameter, gradient in zip(parameters, gradients, strict=True):
-            parameter.grad = gradient
-        norm = nn.utils.get_total_norm([gradient for gradient in gradients if gradient is not None])
+        optimizer.zero_grad()
+        # Not autograd.grad(): a fused optimiser trusts that a gradient lies in memory as its parameter does.
+        loss.backward(inputs=parameters)
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        norm = nn.utils.get_total_norm(gradients)
         if not norm.isfinite():  # a long replay through models that are not good yet can overflow
             self._n_lost_gradients += 1
             for gradient in gradients:
-                if gradient is not None:
-                    gradient.zero_()
+                gradient.zero_()
         elif norm > self.max_grad_norm:
             nn.utils.clip_grads_with_norm_(parameters, self.max_grad_norm, norm)
         optimizer.step()

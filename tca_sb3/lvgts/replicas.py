@@ -209,10 +209,9 @@ class Replicas:
 
     def _descend(self, losses: Tensor, optimizer: torch.optim.Optimizer) -> None:
         parameters = optimizer.param_groups[0]["params"]
-        gradients = torch.autograd.grad(losses.sum(), parameters, allow_unused=True)
-        for parameter, gradient in zip(parameters, gradients, strict=True):
-            parameter.grad = gradient
-        finite = _clip([gradient for gradient in gradients if gradient is not None], self._max_grad_norm)
+        optimizer.zero_grad()
+        losses.sum().backward(inputs=parameters)
+        finite = _clip([parameter.grad for parameter in parameters if parameter.grad is not None], self._max_grad_norm)
         if not finite.all():
             for model, well in zip(self.models, finite, strict=True):
                 model._n_lost_gradients += int(not well)

@@ -40,6 +40,8 @@ def assert_alike(one: LVGTS, other: LVGTS) -> None:
     "kwargs",
     [
         {"model_updates": 0.75},
+        # A fused step reads a gradient's memory in the order of its parameter's, whatever the gradient's strides say.
+        {"policy_kwargs": {**POLICY, "optimizer_kwargs": {**CALM, "fused": True}}},
         {"algorithm": LMSVG, "max_grad_norm": 0.05, "policy_kwargs": {**POLICY, "optimizer_class": torch.optim.SGD}},
         {"truncation": None, "policy_kwargs": {**POLICY, "encoder_class": RecurrentEncoder}},
     ],
