@@ -154,22 +154,27 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--out", type=Path, default=Path("runs/benchmarks"))
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--first-seed", type=int, default=48)
     parser.add_argument("--passive-episodes", type=int, default=2000, help="of LVGTS, on dummy-PMT")
     parser.add_argument("--active-episodes", type=int, default=8000, help="of LVGTS, on both AMT")
+    parser.add_argument("--resume", action="store_true", help="go on with the tasks and seeds that --out lacks")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     command = (
-        f"python examples/benchmarks/lvgts_recurrent_ppo.py --seeds {options.seeds} "
+        f"python examples/benchmarks/lvgts_recurrent_ppo.py --seeds {options.seeds} --first-seed {options.first_seed} "
         f"--passive-episodes {options.passive_episodes} --active-episodes {options.active_episodes}"
     )
-    curves = []
-    for seed in range(options.seeds):
+    table = options.out / "lvgts_recurrent_ppo.csv"
+    everything = pd.read_csv(table) if options.resume else pd.DataFrame(columns=["task", "seed"])
+    for seed in range(options.first_seed, options.first_seed + options.seeds):
         for task in TASKS:
+            if ((everything["task"] == task) & (everything["seed"] == seed)).any():
+                continue
             episodes = options.passive_episodes if "PMT" in task else options.active_episodes
             ours = train("LVGTS", task, seed, episodes, np.inf)
-            curves += [ours, train("RecurrentPPO", task, seed, 10**9, ours["seconds"].iloc[-1])]
-            everything = pd.concat(curves)
-            everything.to_csv(options.out / "lvgts_recurrent_ppo.csv", index=False, float_format="%.6g")
+            theirs = train("RecurrentPPO", task, seed, 10**9, ours["seconds"].iloc[-1])
+            everything = pd.concat([*([everything] if len(everything) else []), ours, theirs])
+            everything.to_csv(table, index=False, float_format="%.6g")
             text = as_markdown(summary(everything))
             page = f"### LVGTS and sb3-contrib's RecurrentPPO\n\n{text}\n\n`{command}`, torch on one thread.\n"
             (options.out / "lvgts_recurrent_ppo.md").write_text(page)

@@ -32,6 +32,16 @@ class Encoding(NamedTuple):
     """``w[t, i]``: the share of time ``i`` in what is recalled at time ``t``, shape ``(B, T, T)``, 0 for ``i >= t``."""
 
 
+class _Layers(nn.Sequential):
+    """Layers without hooks, for ``(..., fan_in)``. Each sees rows: views and hooks take time, in networks so small."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        rows = inputs.reshape(-1, inputs.shape[-1]) if inputs.ndim > 2 else inputs
+        for layer in self:
+            rows = layer.forward(rows)
+        return rows.reshape(*inputs.shape[:-1], -1) if inputs.ndim > 2 else rows
+
+
 def mlp(
     input_dim: int, net_arch: Sequence[int], output_dim: int, activation_fn: type[nn.Module] = nn.ReLU
 ) -> nn.Sequential:
@@ -40,7 +50,7 @@ def mlp(
     layers: list[nn.Module] = []
     for fan_in, fan_out in pairwise(widths):
         layers += [nn.Linear(fan_in, fan_out), activation_fn()]
-    return nn.Sequential(*layers, nn.Linear(widths[-1], output_dim))
+    return _Layers(*layers, nn.Linear(widths[-1], output_dim))
 
 
 def top_k_attention(scores: Tensor, candidates: Tensor, n_recalls: int) -> Tensor:

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tca_sb3.lvgts.encoder import Encoding
 from tca_sb3.lvgts.world_model import WorldModel, next_latents
@@ -50,9 +50,11 @@ def reparameterized(actor: Callable[[Tensor], Tensor], noise: Tensor) -> Act:
     :param actor: mean actions, in [-1, 1].
     :param noise: ``η``, shape ``(B, T, action_dim)``.
     """
+    of_time = noise.unbind(1)
 
     def act(t: int, latents: Tensor) -> Tensor:
-        return (actor(latents) + noise[:, t]).clamp(-1.0, 1.0)
+        # clamp(), with a derivative of one operation
+        return nn.functional.hardtanh(actor(latents) + of_time[t])
 
     return act
 
@@ -94,7 +96,7 @@ def imagine(
     """
     horizon = encoding.latents.shape[1]
     cuts = cut_times(horizon, truncation)
-    recalls, shocks = encoding.weights.detach().unbind(1), noise.unbind(1)
+    recalls, shocks = encoding.weights.detach().unsqueeze(2).unbind(1), noise.unbind(1)
     latents = [encoding.latents[:, 0].detach()]
     stored = latents[0].unsqueeze(1)  # M; grown, not stacked anew: backwards a stack is as many sums as it has entries
     actions: list[Tensor] = []
@@ -102,7 +104,7 @@ def imagine(
     def step(t: int) -> Tensor:
         memories = None
         if shortcuts:
-            memories = (recalls[t + 1][:, : t + 1].unsqueeze(1) @ stored).squeeze(1)
+            memories = torch.bmm(recalls[t + 1][..., : t + 1], stored).squeeze(1)
         return world_model.predict_latent(latents[t], memories, actions[t]) + shocks[t]
 
     for t in range(horizon):

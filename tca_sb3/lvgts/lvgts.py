@@ -7,7 +7,7 @@ import pathlib
 import sys
 import time
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, TypeVar, get_args
+from typing import Any, ClassVar, Literal, NamedTuple, TypeVar, get_args
 
 import numpy as np
 import torch
@@ -45,6 +45,17 @@ UNSATURATED = 1.5  # tanh's slope is 0.18 there
 Truncations = Literal["block", "window"]
 
 SelfLVGTS = TypeVar("SelfLVGTS", bound="LVGTS")
+
+
+class Replay(NamedTuple):
+    """What a replay of episodes leaves for the actor's step; constants."""
+
+    value: Tensor
+    """``G``, a scalar."""
+    latents: Tensor
+    """``ĥ_t``, shape ``(B, T, d)``."""
+    real_latents: Tensor
+    """``h_t`` of the real episodes, shape ``(B, T, d)``."""
 
 
 @dataclass(frozen=True)
@@ -403,7 +414,7 @@ class LVGTS(BaseAlgorithm):
     def model_step(self, batch: EpisodeBatch) -> ModelLosses:
         """One gradient step of encoder and world model on Eq. 7; returns its terms, unweighted."""
         loss, losses = self.model_loss(batch)
-        self._descend(loss, self.policy.model_optimizer, self.policy.model_parameters)
+        self._descend(loss, self.policy.model_optimizer)
         return losses
 
     def replay_noise(self, batch: EpisodeBatch) -> Tensor:
@@ -411,48 +422,72 @@ class LVGTS(BaseAlgorithm):
         std = self.action_noise_std if self.replay_noise_std is None else self.replay_noise_std
         return std * torch.randn_like(batch.actions)
 
-    def policy_loss(self, batch: EpisodeBatch, replay_noise: Tensor) -> tuple[Tensor, Tensor]:
-        """What :meth:`policy_step` descends, and ``G``."""
-        policy = self.policy
+    def replay(self, batch: EpisodeBatch, action_noise: Tensor) -> tuple[Tensor, Replay]:
+        """Algorithm 1's replay under the actor.
+
+        :param action_noise: ``η``, ``(B, T, action_dim)``. By this the result is to be differentiated, see
+            :meth:`policy_loss`, so let it require a gradient.
+        :return: a scalar whose derivative by ``η`` is ``∂G/∂η``, truncated; and what else the actor's step needs.
+        """
+        world_model = self.policy.world_model
         with torch.no_grad():
-            encoding = policy.encode(batch)
-        noise = infer_noise(policy.world_model, encoding, batch.actions, self.shortcuts)
-        act = reparameterized(policy.actor, replay_noise)
+            encoding = self.policy.encode(batch)
+        noise = infer_noise(world_model, encoding, batch.actions, self.shortcuts)
+        act = reparameterized(self.policy.actor, action_noise)
         if self.truncation_mode == "window":
             assert self.truncation is not None
             objective, replay = sliding_window_objective(
-                act, policy.world_model, encoding, noise, batch.mask, self.truncation, self.shortcuts
+                act, world_model, encoding, noise, batch.mask, self.truncation, self.shortcuts
             )
             value = imagined_return(replay.rewards, batch.mask)
         else:
-            replay = imagine(act, policy.world_model, encoding, noise, self.truncation, self.shortcuts)
+            replay = imagine(act, world_model, encoding, noise, self.truncation, self.shortcuts)
             value = objective = imagined_return(replay.rewards, batch.mask)
-        loss = -objective
+        return objective, Replay(value.detach(), replay.latents.detach(), encoding.latents)
+
+    def policy_loss(self, replay: Replay, worth: Tensor, mask: Tensor) -> Tensor:
+        """What :meth:`policy_step` descends: by the actor's parameters, its derivative is that of penalty less ``G``.
+
+        An action is ``clip(actor(ĥ_t) + η_t, -1, 1)``, so ``∂G/∂η_t`` is also the derivative of ``G`` by what the
+        actor says at ``t``, all consequences included. What is left of the chain rule, the actor's derivative by its
+        parameters, is taken of all times at once: one large product of matrices in place of ``T`` small ones.
+
+        :param replay: the replay that ``worth`` is of.
+        :param worth: ``∂G/∂η``, ``(B, T, action_dim)``, a constant.
+        :param mask: True where a step is real, ``(B, T)``.
+        """
+        loss = -(self.policy.actor(replay.latents) * worth).sum()
         if self.saturation_coef > 0.0:
-            loss = loss + self.saturation_coef * self._saturation(encoding.latents, batch.mask)
-        return loss, value.detach()
+            loss = loss + self.saturation_coef * self._saturation(replay.real_latents, mask)
+        return loss
 
     def policy_step(self, batch: EpisodeBatch) -> Tensor:
         """One gradient step of the actor up the return ``G`` of replayed episodes (Algorithm 1); returns ``G``."""
-        loss, value = self.policy_loss(batch, self.replay_noise(batch))
-        self._descend(loss, self.policy.optimizer, self.policy.actor_parameters)
-        return value
+        noise = self.replay_noise(batch).requires_grad_()
+        objective, replay = self.replay(batch, noise)
+        (worth,) = torch.autograd.grad(objective, noise)
+        self._descend(self.policy_loss(replay, worth, batch.mask), self.policy.optimizer)
+        return replay.value
 
     def _saturation(self, latents: Tensor, mask: Tensor) -> Tensor:
         """How far the actor is in the flat part of its tanh: ``max(|u| - 1.5, 0)²``, a sum over time like ``G``."""
         excess = torch.relu(self.policy.actor.unbounded(latents).abs() - UNSATURATED)
         return (excess.square().sum(-1) * mask).sum() / len(mask)
 
-    def _descend(self, loss: Tensor, optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter]) -> None:
-        """One step of these parameters down their clipped gradient; one that is not finite counts as 0."""
+    def _descend(self, loss: Tensor, optimizer: torch.optim.Optimizer) -> None:
+        """One step of the optimiser's parameters down their clipped gradient; one that is not finite counts as 0."""
+        parameters = optimizer.param_groups[0]["params"]
         optimizer.zero_grad()
+        # Not autograd.grad(): a fused optimiser trusts that a gradient lies in memory as its parameter does.
         loss.backward(inputs=parameters)
-        norm = nn.utils.clip_grad_norm_(parameters, self.max_grad_norm)
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        norm = nn.utils.get_total_norm(gradients)
         if not norm.isfinite():  # a long replay through models that are not good yet can overflow
             self._n_lost_gradients += 1
-            for parameter in parameters:
-                if parameter.grad is not None:
-                    parameter.grad.zero_()
+            for gradient in gradients:
+                gradient.zero_()
+        elif norm > self.max_grad_norm:
+            nn.utils.clip_grads_with_norm_(parameters, self.max_grad_norm, norm)
         optimizer.step()
 
     def train(self) -> None:

@@ -20,28 +20,24 @@ from tca_sb3.lvgts.lvgts import LVGTS
 from tca_sb3.lvgts.replay import EpisodeBatch
 from tca_sb3.lvgts.world_model import ModelLosses
 
-Loss = Callable[..., tuple[Tensor, Any]]
 
+class _Method(nn.Module):
+    """A method of one model as a module over its policy, so that the policy's parameters can be replaced."""
 
-class _Loss(nn.Module):
-    """A loss of one model as a module over its policy, so that the policy's parameters can be replaced."""
-
-    def __init__(self, policy: nn.Module, loss: Loss) -> None:
+    def __init__(self, policy: nn.Module, method: Callable[..., Any]) -> None:
         super().__init__()
-        self.policy, self.loss = policy, loss
+        self.policy, self.method = policy, method
 
-    def forward(self, *arguments: Any) -> tuple[Tensor, Any]:
-        return self.loss(*arguments)
+    def forward(self, *arguments: Any) -> Any:
+        return self.method(*arguments)
 
 
-def _clip(stacked: list[Tensor], max_norm: float) -> Tensor | None:
-    """What :meth:`LVGTS._descend` does to gradients, run by run.
+def _clip(gradients: list[Tensor], max_norm: float) -> Tensor:
+    """What :meth:`LVGTS._descend` does to gradients, in place and run by run.
 
-    :return: whose gradient was finite, bool, ``(n,)``; ``None`` if there is no gradient.
+    :param gradients: of all runs, each ``(n, ...)``.
+    :return: whose gradient was finite, bool, ``(n,)``.
     """
-    gradients = [parameter.grad for parameter in stacked if parameter.grad is not None]
-    if not gradients:
-        return None
     norms = torch.stack([gradient.flatten(1).square().sum(1) for gradient in gradients]).sum(0).sqrt()
     factors = (max_norm / (norms + 1e-6)).clamp(max=1.0)
     finite = norms.isfinite()
@@ -62,7 +58,7 @@ class Replicas:
 
     :param models: of one class, with one configuration and one episode length; only seeds and environments' seeds
         differ.
-    :raises ValueError: if there is none, or they differ in class, device or networks.
+    :raises ValueError: if there is none, they differ in class, device or networks, or truncate by a window.
     """
 
     def __init__(self, models: Sequence[LVGTS]) -> None:
@@ -76,6 +72,11 @@ class Replicas:
             raise ValueError(
                 "These models differ in class, device or networks; runs side by side differ in seeds only."
             )
+        if first.truncation_mode == "window":
+            raise ValueError(
+                "truncation_mode='window' differentiates inside its objective, which runs side by side cannot; train "
+                "these models one by one, or with truncation_mode='block'."
+            )
         self.models = list(models)
         self.stacked: dict[str, Tensor] = {}
         for name, _ in first.policy.named_parameters():
@@ -86,12 +87,11 @@ class Replicas:
                 parameter.data = row
         policy = first.policy
         self._max_grad_norm = first.max_grad_norm
-        self.model_parameters = self._stacked_of(policy.model_parameters)
-        self.policy_parameters = self._stacked_of(policy.actor_parameters)
         self.model_optimizer = self._stack_optimizer("model_optimizer")
         self.policy_optimizer = self._stack_optimizer("optimizer")
-        self._model_loss = _Loss(policy, first.model_loss)
-        self._policy_loss = _Loss(policy, first.policy_loss)
+        self._model_loss = _Method(policy, first.model_loss)
+        self._replay = _Method(policy, first.replay)
+        self._policy_loss = _Method(policy, first.policy_loss)
         self._random = [torch.get_rng_state() for _ in models]
 
     def _names(self, parameters: list[nn.Parameter]) -> list[str]:
@@ -180,33 +180,42 @@ class Replicas:
         for i in range(len(self.models)):
             with self.turn_of(i) as model:
                 batches.append(model._sample())
-        return self._descend(self._model_loss, self.model_optimizer, self.model_parameters, _stack(batches))
+        losses, terms = self._each(self._model_loss, _stack(batches))
+        self._descend(losses, self.model_optimizer)
+        return tree_map(torch.Tensor.detach, terms)
 
     def policy_step(self) -> Tensor:
         """:meth:`LVGTS.policy_step` of all models, each on episodes of its own; shape ``(n,)``."""
-        batches, noise = [], []
+        batches, noises = [], []
         for i in range(len(self.models)):
             with self.turn_of(i) as model:
                 batches.append(model._sample())
-                noise.append(model.replay_noise(batches[-1]))
-        arguments = _stack(batches), torch.stack(noise)
-        return self._descend(self._policy_loss, self.policy_optimizer, self.policy_parameters, *arguments)
+                noises.append(model.replay_noise(batches[-1]))
+        batch, noise = _stack(batches), torch.stack(noises).requires_grad_()
+        objectives, replay = self._each(self._replay, batch, noise)
+        # No run's objective depends on another's noise, nor below on its parameters: the sum's gradient is theirs.
+        (worth,) = torch.autograd.grad(objectives.sum(), noise)
+        self._descend(self._each(self._policy_loss, replay, worth, batch.mask), self.policy_optimizer)
+        return replay.value
 
-    def _descend(self, loss: _Loss, optimizer: torch.optim.Optimizer, parameters: list[Tensor], *arguments: Any) -> Any:
-        def one(parameters: dict[str, Tensor], *arguments: Any) -> tuple[Tensor, Any]:
+    def _each(self, method: _Method, *arguments: Any) -> Any:
+        """The method of all models, each with its own parameters and row of the arguments."""
+
+        def one(parameters: dict[str, Tensor], *arguments: Any) -> Any:
             named = {f"policy.{name}": parameter for name, parameter in parameters.items()}
-            return torch.func.functional_call(loss, named, arguments, tie_weights=False)
+            return torch.func.functional_call(method, named, arguments, tie_weights=False)
 
+        return torch.vmap(one)(self.stacked, *arguments)
+
+    def _descend(self, losses: Tensor, optimizer: torch.optim.Optimizer) -> None:
+        parameters = optimizer.param_groups[0]["params"]
         optimizer.zero_grad()
-        values, extra = torch.vmap(one)(self.stacked, *arguments)
-        # No run's loss depends on another's parameters: the sum's gradient is the stack of theirs.
-        values.sum().backward(inputs=parameters)
-        finite = _clip(parameters, self._max_grad_norm)
-        if finite is not None and not finite.all():
+        losses.sum().backward(inputs=parameters)
+        finite = _clip([parameter.grad for parameter in parameters if parameter.grad is not None], self._max_grad_norm)
+        if not finite.all():
             for model, well in zip(self.models, finite, strict=True):
                 model._n_lost_gradients += int(not well)
         optimizer.step()
-        return tree_map(torch.Tensor.detach, extra)
 
 
 def _is_moment(value: Any, parameter: Tensor) -> bool:

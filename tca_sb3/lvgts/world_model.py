@@ -107,14 +107,14 @@ def model_losses(
     latents = encoding.latents
     real = mask.to(latents.dtype)
 
-    def half_square(error: Tensor, real: Tensor) -> Tensor:
-        return 0.5 * (error.square() * real).sum() / len(mask)
+    def half_square(predicted: Tensor, target: Tensor, real: Tensor) -> Tensor:
+        return (nn.functional.mse_loss(predicted, target, reduction="none") * real).sum() * (0.5 / len(mask))
 
     fixed = Encoding(latents.detach(), encoding.weights.detach())
     # A step to padding has no target; one to the last real time has.
-    missed = next_latents(world_model, fixed, actions, shortcuts) - fixed.latents[:, 1:]
+    reached = next_latents(world_model, fixed, actions, shortcuts)
     return ModelLosses(
-        reward=half_square(world_model.predict_reward(latents, actions) - rewards, real),
-        decoder=half_square(world_model.decode(latents) - observations, real.unsqueeze(2)),
-        transition=half_square(missed, real[:, 1:].unsqueeze(2)),
+        reward=half_square(world_model.predict_reward(latents, actions), rewards, real),
+        decoder=half_square(world_model.decode(latents), observations, real.unsqueeze(2)),
+        transition=half_square(reached, fixed.latents[:, 1:], real[:, 1:].unsqueeze(2)),
     )

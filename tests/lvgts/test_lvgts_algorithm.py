@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 import tca_sb3.lvgts
 from tca_sb3.lvgts import LMSVG, LVGTS, ConstantThenLinear, LVGTSPolicy, RecurrentEncoder, WorldModel
+from tca_sb3.lvgts.imagination import imagine, imagined_return, infer_noise, reparameterized
 from tca_sb3.lvgts.replay import EpisodeBatch
 
 ALGORITHMS = [LVGTS, LMSVG]
@@ -151,11 +152,36 @@ def test_a_gradient_that_is_not_finite_moves_nothing() -> None:
     model = make(policy_kwargs={**POLICY, "optimizer_class": torch.optim.SGD}).learn(40)
     before = parameters(model)
     loss, _ = model.model_loss(model.replay_buffer.sample(8))
-    model._descend(loss * torch.inf, model.policy.model_optimizer, model.policy.model_parameters)
+    model._descend(loss * torch.inf, model.policy.model_optimizer)
     assert all(torch.equal(value, before[name]) for name, value in parameters(model).items())
     assert model._n_lost_gradients == 1
     model.learn(40, reset_num_timesteps=False)
     assert model._n_lost_gradients == 1
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("truncation", [2, None])
+def test_the_actors_step_is_plain_backpropagation_of_the_return(algorithm: type[LVGTS], truncation: int | None) -> None:
+    """Its two halves, through time and through the actor, against one call of autograd; some actions are clipped."""
+    kwargs = {**POLICY, "optimizer_class": torch.optim.SGD}
+    model = make(algorithm, truncation=truncation, action_noise_std=1.0, max_grad_norm=1e9, policy_kwargs=kwargs)
+    batch = model.learn(40).replay_buffer.sample(8)
+    policy, moved = model.policy, model.policy.actor_parameters
+    torch.manual_seed(0)
+    noise = model.replay_noise(batch)
+    with torch.no_grad():
+        encoding = policy.encode(batch)
+    shocks = infer_noise(policy.world_model, encoding, batch.actions, model.shortcuts)
+    act = reparameterized(policy.actor, noise)
+    replay = imagine(act, policy.world_model, encoding, shocks, truncation, model.shortcuts)
+    assert 0.1 < (replay.actions.abs() == 1.0).float().mean() < 0.9
+    gain = imagined_return(replay.rewards, batch.mask)
+    penalty = model.saturation_coef * model._saturation(encoding.latents, batch.mask)
+    expected = torch.autograd.grad(penalty - gain, moved)
+    torch.manual_seed(0)
+    value = model.policy_step(batch)
+    torch.testing.assert_close([parameter.grad for parameter in moved], list(expected), rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(value, gain.detach())
 
 
 @pytest.mark.parametrize("which", ["reward", "decoder", "transition"])
@@ -200,13 +226,15 @@ def test_inferred_noise_belongs_to_the_algorithm() -> None:
 
 
 class Recorded(nn.Module):
-    """Plays given actions, one time after the other."""
+    """Plays given actions, one time after the other; all of them when asked about all times."""
 
     def __init__(self, actions: Tensor) -> None:
         super().__init__()
         self.actions, self.t = nn.Parameter(actions), -1
 
     def forward(self, latents: Tensor) -> Tensor:
+        if latents.ndim == 3:
+            return self.actions
         self.t += 1
         return self.actions[:, self.t]
 

@@ -7,9 +7,9 @@ from math import sqrt
 import pytest
 import torch
 from lvgts_samples import INPUT_DIM, LATENT_DIM, randn
-from torch import Tensor
+from torch import Tensor, nn
 
-from tca_sb3.lvgts.encoder import AttentionEncoder, Encoder, Memory, RecurrentEncoder, earlier, top_k_attention
+from tca_sb3.lvgts.encoder import AttentionEncoder, Encoder, Memory, RecurrentEncoder, earlier, mlp, top_k_attention
 
 ENCODERS = [AttentionEncoder, RecurrentEncoder]
 
@@ -25,6 +25,18 @@ def literal_attention(scores: list[float], n_recalls: int) -> list[float]:
 def make(encoder_class: type[Encoder], seed: int = 0) -> Encoder:
     torch.manual_seed(seed)
     return encoder_class(INPUT_DIM, LATENT_DIM, n_recalls=3, net_arch=(8,))  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize("leading", [(), (4,), (2, 3), (2, 3, 4)])
+def test_a_perceptron_is_its_layers_one_after_the_other(leading: tuple[int, ...]) -> None:
+    net = mlp(INPUT_DIM, (8, 7), 2, nn.Tanh)
+    inputs = randn(*leading, INPUT_DIM).float()
+    expected = inputs
+    for layer in list(net):
+        expected = layer(expected)
+    got = net(inputs)
+    assert got.shape == (*leading, 2)
+    torch.testing.assert_close(got, expected)
 
 
 @pytest.mark.parametrize(

@@ -40,6 +40,8 @@ def assert_alike(one: LVGTS, other: LVGTS) -> None:
     "kwargs",
     [
         {"model_updates": 0.75},
+        # A fused step reads a gradient's memory in the order of its parameter's, whatever the gradient's strides say.
+        {"policy_kwargs": {**POLICY, "optimizer_kwargs": {**CALM, "fused": True}}},
         {"algorithm": LMSVG, "max_grad_norm": 0.05, "policy_kwargs": {**POLICY, "optimizer_class": torch.optim.SGD}},
         {"truncation": None, "policy_kwargs": {**POLICY, "encoder_class": RecurrentEncoder}},
     ],
@@ -124,6 +126,8 @@ def test_what_cannot_be_trained_together_is_named() -> None:
         learn_together([make(0), make(1, LMSVG)], 10)
     with pytest.raises(ValueError, match="differ in class, device or networks"):
         learn_together([make(0), make(1, policy_kwargs={**POLICY, "net_arch": [9]})], 10)
+    with pytest.raises(ValueError, match="truncation_mode='window'"):
+        learn_together([make(seed, truncation_mode="window") for seed in (0, 1)], 10)
     with pytest.raises(ValueError, match="begins with fresh ones"):
         learn_together([make(0), make(1).learn(6)], 10)
     with pytest.raises(ValueError, match=r"different lengths \(\[6, 7\]\)"):
