@@ -54,6 +54,7 @@ class Product(PairwiseWeights):
         the weights changes nothing; left alone it drifts until the sigmoid saturates. And where what two states have in
         common is most of their embeddings, all weights into a state rise and fall together: on Key-to-Door
         apple → door, which is noise, took key → door with it. Weights then depend on the batch through these means.
+        Where rewards are rare it did harm (MiniGrid's DoorKey).
     :raises ValueError: if ``make_encoder`` is missing, a size is not positive, a lag scale is under 1 step, the
         discount is not in [0, 1] or the floor not in (0, ½].
     """
