@@ -32,24 +32,15 @@ from tca_sb3.objectives import adjoint_loss, center_scores, inner_loss, normaliz
 from tca_sb3.returns import lambda_advantages, td_errors
 
 
-def episode_values(value_net: Callable[[Any], Tensor], episodes: Episodes) -> Tensor:
+def episode_values(value_net: Callable[[Any], Tensor], episodes: Episodes, known: Tensor | None = None) -> Tensor:
     """``v(S_0) … v(S_T)`` of every column, 0 in terminal states and in the padding.
 
     :param value_net: maps observations ``(n, ...)`` to values ``(n,)`` or ``(n, 1)``.
+    :param known: its values of the episodes' flat steps, ``(n_steps,)``, if they have been computed already.
     :return: shape ``(T + 1, B)``.
     """
-    states = map_observations(lambda part: part.flatten(0, 1), episodes.observations)
-    values = value_net(states).view(episodes.horizon + 1, episodes.batch_size)
-    times = torch.arange(episodes.horizon + 1, device=values.device).unsqueeze(1)
-    # The last state counts unless it is terminal.
-    return values * (times < episodes.lengths + (~episodes.terminated).long())
-
-
-def with_last_values(value_net: Callable[[Any], Tensor], known: Tensor, episodes: Episodes) -> Tensor:
-    """As :func:`episode_values`, where only ``v(S_T)`` is still to be found.
-
-    :param known: ``v(S_0) … v(S_{T-1})`` of the real steps, flat, shape ``(n_steps,)``.
-    """
+    if known is None:
+        known = value_net(episodes.flat_observations).flatten()
     steps = episodes.unflatten(known)
     values = torch.cat([steps, torch.zeros_like(steps[:1])])
     columns = torch.nonzero(~episodes.terminated).flatten()
@@ -337,10 +328,7 @@ class MetaLearner:
         if self.value_net is None or self.value_optimizer is None:
             return regular_advantages(episodes, values, self.gamma, self.gae_lambda)[0], values
         with torch.set_grad_enabled(self.value_updates == 1 and not self.shared_critic):
-            if known is None:
-                predicted = episode_values(self.value_net, episodes)
-            else:
-                predicted = with_last_values(self.value_net, known, episodes)
+            predicted = episode_values(self.value_net, episodes, known)
         judged = predicted.detach()
         advantages, targets = regular_advantages(episodes, judged, self.gamma, self.gae_lambda)
         wanted = episodes.flatten(targets)

@@ -35,7 +35,6 @@ from tca_sb3.meta import (
     policy_actions,
     regular_advantages,
     unroll,
-    with_last_values,
 )
 from tca_sb3.weights import Exponential, Product
 
@@ -626,7 +625,7 @@ def test_episode_values_are_those_of_real_states() -> None:
             wanted = net(wide.observations[t, b]).item() if real else 0.0
             assert values[t, b].item() == pytest.approx(wanted, abs=1e-12)
     known = net(wide.flat_observations).flatten()
-    assert torch.allclose(with_last_values(net, known, wide), values, rtol=0, atol=1e-12)
+    assert torch.allclose(episode_values(net, wide, known), values, rtol=0, atol=1e-12)
 
 
 def test_regular_advantages_by_the_double_loop() -> None:
