@@ -38,6 +38,9 @@ def test_it_writes_curves_and_a_table(tmp_path: Path) -> None:
     last = curves.groupby(["task", "method"])["seconds"].last().unstack()
     assert (last["RecurrentPPO"] >= last["LVGTS"]).all()
     assert "--active-episodes 16" in (tmp_path / "lvgts_recurrent_ppo.md").read_text()
+    before = (tmp_path / "lvgts_recurrent_ppo.csv").read_text()
+    subprocess.run([*command, "--resume", "--out", str(tmp_path)], check=True, capture_output=True)
+    assert (tmp_path / "lvgts_recurrent_ppo.csv").read_text() == before  # nothing was missing
 
 
 def test_a_level_is_reached_by_the_mean_of_all_runs(benchmark: ModuleType) -> None:
