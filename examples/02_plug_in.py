@@ -18,7 +18,7 @@ def main(timesteps: int) -> None:
         seed=0,
         device="cpu",
     )
-    model.learn(timesteps, callback=MetaGradientCallback(learning_rate=3e-3, outer_momentum=0.9))
+    model.learn(timesteps, callback=MetaGradientCallback(learning_rate=3e-3, outer_rollouts=8))
 
     # Weights written by hand, under PPO: whole episodes, several epochs of minibatches.
     env = make_gym_vec_env("tca/DAG8-v0", n_envs=16, seed=0)

@@ -32,7 +32,7 @@ class OuterLoop(BaseCallback):
     """What every outer loop has in common: the model holds its state.
 
     :param meta_kwargs: arguments of :class:`~tca_sb3.meta.MetaLearner`: ``learning_rate``, ``optimizer_kwargs``,
-        ``value_learning_rate``, ``gamma``, ``gae_lambda``, ``outer_momentum``, ``value_updates``, ``center_scores``,
+        ``value_learning_rate``, ``gamma``, ``gae_lambda``, ``outer_rollouts``, ``value_updates``, ``center_scores``,
         ``shared_critic``; by default the model's ``gamma`` and ``gae_lambda``.
     """
 

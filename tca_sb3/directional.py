@@ -180,6 +180,7 @@ class Linearization:
         # Without a trainable parameter a layer contributes nothing.
         self._calls = [call for call in calls if self._trains(call.weight) or self._trains(call.bias)]
         self._tape: list[Any] | None = None
+        self._answers = parameters is None  # at another θ there is nothing to answer
         self._answer: tuple[list[Tensor], tuple[Tensor | None, ...]] | None = None
         self._taped = not forward_mode and self._tape_covers_policy()
 
@@ -266,7 +267,8 @@ class Linearization:
         """
         if self._taped:
             self._record()
-            self._answer = [parameter.detach().clone() for parameter in self.parameters.values()], self._outputs()
+            if self._answers:
+                self._answer = [parameter.detach().clone() for parameter in self.parameters.values()], self._outputs()
         else:
             self.parameters = {name: value.detach().clone() for name, value in self.parameters.items()}
         self._calls = []

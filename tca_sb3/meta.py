@@ -17,8 +17,9 @@ a constant.
 from __future__ import annotations
 
 import contextlib
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import torch
@@ -89,7 +90,7 @@ def parameters_held(policy: nn.Module, values: Tensor) -> Iterator[None]:
 
 @dataclass
 class InnerStep:
-    """What the last inner step was made of; enough to differentiate through it at any later time.
+    """What an inner step was made of; enough to differentiate through it at any later time.
 
     :param parameters: ``θ`` before the step, flat.
     :param gradient: ``g``, before clipping, flat.
@@ -108,12 +109,24 @@ class InnerStep:
     values: Tensor
     judged: Tensor
 
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors and plain values only."""
+        plain = {field.name: getattr(self, field.name) for field in fields(self)}
+        episodes = {field.name: getattr(self.episodes, field.name) for field in fields(Episodes)}
+        return {**plain, "optimizer": asdict(self.optimizer), "episodes": episodes}
+
+    @classmethod
+    def of(cls, state: dict[str, Any]) -> InnerStep:
+        """What :meth:`state_dict` was made of."""
+        made = {"optimizer": InnerOptimizer(**state["optimizer"]), "episodes": Episodes(**state["episodes"])}
+        return cls(**{**state, **made})
+
 
 class MetaLearner:
     """Holds and trains ``η``: what an estimator has the metagradient learn, its weight function as a rule.
 
     It owns what the outer loop adds to a model: the optimiser of ``η``, the regular value function ``v_φ`` with its
-    optimiser, and the snapshot of the last inner step. ``state_dict`` covers all of it, so that a resumed run
+    optimiser, and the inner steps that are not judged yet. ``state_dict`` covers all of it, so that a resumed run
     continues exactly.
 
     :param estimator: the estimator whose ``meta_parameters()`` are ``η``.
@@ -124,10 +137,13 @@ class MetaLearner:
     :param value_learning_rate: of ``v_φ`` (Adam).
     :param gamma: discount of the outer objective.
     :param gae_lambda: λ of the outer advantage.
-    :param outer_momentum: weight of the past in a running average of the outer policy gradient; 0 is the paper's
-        algorithm, larger values are ours and a deviation from Eq. 15: gradients at successive ``θ′`` are mixed, and the
-        one before the present comes from the very ``τ`` of the inner step, so that pairs whose reward goes with the
-        outer advantage of their action gain weight by that alone.
+    :param outer_rollouts: how many of the rollouts that follow an inner step judge it, ``K``. 1 is the paper's
+        algorithm: ``τ′`` is the next rollout. With more, ours, the outer gradient of Eq. 15 is the mean over the next
+        ``K``, each under the policy of its time, as if ``τ′`` had ``K`` times the episodes; that later inner steps
+        depend on this one is left out. Metagradients are products of two noisy gradients, and of one rollout's they are
+        mostly noise. ``η`` then learns ``K`` rollouts late, and ``K`` of them are kept. Only what comes after an inner
+        step may judge it: a running average of outer gradients contains the one of ``τ`` itself, from the very actions
+        and rewards of the inner step, and is biased by that.
     :param value_updates: steps of ``v_φ``'s optimiser for each rollout; more than one are made on equal shares of its
         steps, drawn anew, so that all together cost about one pass. Ours. Few steps leave ``v_φ`` behind in states that
         are rarely seen: the worth of having found something is then taken for a loss.
@@ -149,7 +165,7 @@ class MetaLearner:
         learning_rate: float = 1e-3,
         optimizer_kwargs: dict[str, Any] | None = None,
         value_learning_rate: float = 1e-3,
-        outer_momentum: float = 0.0,
+        outer_rollouts: int = 1,
         value_updates: int = 1,
         center_scores: bool = False,
         shared_critic: bool = False,
@@ -166,13 +182,14 @@ class MetaLearner:
                 f"MetaLearner got gamma={gamma}, gae_lambda={gae_lambda} for the outer objective; "
                 "both must lie in [0, 1]."
             )
-        if not (learning_rate > 0 and value_learning_rate > 0 and 0.0 <= outer_momentum < 1.0):
+        if not (learning_rate > 0 and value_learning_rate > 0):
             raise ValueError(
-                f"MetaLearner got learning_rate={learning_rate}, value_learning_rate={value_learning_rate}, "
-                f"outer_momentum={outer_momentum}; rates must be positive and the momentum in [0, 1)."
+                f"MetaLearner got learning_rate={learning_rate}, value_learning_rate={value_learning_rate}; "
+                "rates must be positive."
             )
-        if not isinstance(value_updates, int) or isinstance(value_updates, bool) or value_updates < 1:
-            raise ValueError(f"MetaLearner got value_updates={value_updates!r}; it must be a whole number from 1.")
+        for name, number in (("outer_rollouts", outer_rollouts), ("value_updates", value_updates)):
+            if not isinstance(number, int) or isinstance(number, bool) or number < 1:
+                raise ValueError(f"MetaLearner got {name}={number!r}; it must be a whole number from 1.")
         if value_updates > 1 and value_net is None:
             raise ValueError(
                 f"MetaLearner got value_updates={value_updates} but the policy's critic serves as v_φ here, and "
@@ -189,7 +206,7 @@ class MetaLearner:
         self.value_net = value_net
         self.gamma = gamma
         self.gae_lambda = gae_lambda
-        self.outer_momentum = outer_momentum
+        self.outer_rollouts = outer_rollouts
         self.value_updates = value_updates
         self.center_scores = center_scores
         self.shared_critic = shared_critic
@@ -197,11 +214,12 @@ class MetaLearner:
         self.value_optimizer = (
             None if value_net is None else torch.optim.Adam(value_net.parameters(), lr=value_learning_rate)
         )
-        self._last: InnerStep | None = None
-        self._outer_average: Tensor | None = None
+        # Inner steps that are not judged yet, oldest first, and the latest outer gradients.
+        self._steps: deque[InnerStep] = deque(maxlen=outer_rollouts)
+        self._outer_gradients: deque[Tensor] = deque(maxlen=outer_rollouts)
         # What a shared v_φ is to be fitted to once the inner step is made; a save in between drops it.
         self._head_targets: Tensor | None = None
-        # Caches of what can be recomputed from `_last`: never saved.
+        # Caches of what can be recomputed from `_steps`, kept where a rollout judges the step before it; never saved.
         self._linearization: Linearization | None = None
         self._estimate: Estimate | None = None
         self._pending: tuple[Episodes, Tensor, Tensor, Linearization] | None = None
@@ -228,13 +246,11 @@ class MetaLearner:
         (cotangent,) = torch.autograd.grad(outer_loss, linearization.log_prob, retain_graph=True)
         outer_gradient = flatten(linearization.log_prob_gradient(cotangent).values())
         linearization.freeze()
-        if self.outer_momentum > 0:
-            if self._outer_average is not None:
-                outer_gradient = torch.lerp(outer_gradient, self._outer_average, self.outer_momentum)
-            self._outer_average = outer_gradient
+        self._outer_gradients.append(outer_gradient)
         stats = {"outer_loss": outer_loss.item()}
-        if self._last is not None:
-            gradient = self.metagradient(policy, outer_gradient, vf_coef, normalize_advantage)
+        if len(self._steps) == self.outer_rollouts:  # then the gradients are those since the oldest step
+            mean = sum(self._outer_gradients, torch.zeros_like(outer_gradient)) / self.outer_rollouts
+            gradient = self.metagradient(policy, mean, vf_coef, normalize_advantage)
             stats["grad_norm"] = self.apply(gradient)
         self._pending = (episodes, values, judged, linearization)
         return stats
@@ -250,8 +266,11 @@ class MetaLearner:
             return head.head(features).flatten()
 
     def estimate(self, episodes: Episodes, values: Tensor) -> Estimate:
-        """Advantages under the present ``η``, with their graph; kept for the outer step after the coming inner
-        step."""
+        """Advantages under the present ``η``; where the coming inner step is judged before ``η`` moves, they have their
+        graph and are kept for that."""
+        if self.outer_rollouts > 1:
+            with torch.no_grad():
+                return self.estimator(episodes, values)
         with torch.enable_grad():
             self._estimate = self.estimator(episodes, values)
         return self._estimate
@@ -259,31 +278,31 @@ class MetaLearner:
     def metagradient(
         self, policy: nn.Module, outer_gradient: Tensor, vf_coef: float, normalize_advantage: bool
     ) -> Sequence[Tensor | None]:
-        """Eq. 15 through the last inner step.
+        """Eq. 15 through the oldest inner step that is not judged yet: at the present ``η``, with the derivative of the
+        optimiser's step where that was made.
 
         :param outer_gradient: ``∇_θ′`` of the outer loss, flat.
         :return: the gradient of the outer loss with respect to each parameter in ``η``.
         """
-        last = self._last
-        assert last is not None, "no inner step was recorded"
+        assert self._steps, "no inner step was recorded"
+        last = self._steps[0]
         pulled = last.optimizer.pull_back(last.gradient, last.optimizer_state, outer_gradient)
         named = dict(policy.named_parameters())
-        if self._linearization is None:  # first outer step after loading
-            self._linearization = Linearization(
+        linearization = self._linearization
+        if linearization is None:
+            linearization = Linearization(
                 policy,
                 last.episodes.flat_observations,
                 policy_actions(policy, last.episodes),
                 {name: part.clone() for name, part in unflatten(last.parameters, named).items()},
             )
-            self._linearization.freeze()
+            linearization.freeze()
         estimate = self._estimate
         if estimate is None:
-            with parameters_held(policy, last.parameters):  # an estimator may look at the critic
-                estimate = self.estimate(last.episodes, last.values)
+            with parameters_held(policy, last.parameters), torch.enable_grad():  # an estimator may look at the critic
+                estimate = self.estimator(last.episodes, last.values)
         targets = last.episodes.flatten(estimate.value_targets)
-        along_log_prob, along_values = self._linearization.along(
-            unflatten(-pulled, named), values=targets.requires_grad
-        )
+        along_log_prob, along_values = linearization.along(unflatten(-pulled, named), values=targets.requires_grad)
         inner_advantages = last.episodes.flatten(estimate.advantages)
         if normalize_advantage:
             inner_advantages = normalize(inner_advantages)
@@ -404,8 +423,9 @@ class MetaLearner:
         gradient = flatten(gradients.get(id(p), torch.zeros_like(p)) for p in parameters)
         # The learning rate is read after the step: SB3 sets it from its schedule inside train().
         settings = InnerOptimizer.of(optimizer, max_grad_norm)
-        episodes, values, judged, self._linearization = self._pending
-        self._last = InnerStep(before, gradient, settings, state, episodes, values, judged)
+        episodes, values, judged, linearization = self._pending
+        self._steps.append(InnerStep(before, gradient, settings, state, episodes, values, judged))
+        self._linearization = linearization if self.outer_rollouts == 1 else None
         self._pending = None
 
     @property
@@ -415,8 +435,9 @@ class MetaLearner:
 
     def forget(self) -> None:
         """Drop the snapshot of the last inner step, for when ``θ`` is set from outside."""
-        self._last = self._linearization = self._estimate = self._outer_average = self._pending = None
-        self._head_targets = None
+        self._steps.clear()
+        self._outer_gradients.clear()
+        self._linearization = self._estimate = self._pending = self._head_targets = None
 
     def reset_value(self, value_net: nn.Module) -> None:
         """Start ``v_φ`` and its optimiser afresh, from the parameters of ``value_net``."""
@@ -426,24 +447,12 @@ class MetaLearner:
 
     def state_dict(self) -> dict[str, Any]:
         """Everything but ``η`` itself, which the estimator holds; tensors and plain values only."""
-        last = None
-        if self._last is not None:
-            episodes = {name: getattr(self._last.episodes, name) for name in Episodes.__dataclass_fields__}
-            last = {
-                "parameters": self._last.parameters,
-                "gradient": self._last.gradient,
-                "optimizer": asdict(self._last.optimizer),
-                "optimizer_state": self._last.optimizer_state,
-                "episodes": episodes,
-                "values": self._last.values,
-                "judged": self._last.judged,
-            }
         return {
             "optimizer": self.optimizer.state_dict(),
             "value_net": None if self.value_net is None else self.value_net.state_dict(),
             "value_optimizer": None if self.value_optimizer is None else self.value_optimizer.state_dict(),
-            "outer_average": self._outer_average,
-            "last": last,
+            "outer_gradients": list(self._outer_gradients),
+            "steps": [step.state_dict() for step in self._steps],
         }
 
     def load_state_dict(self, state: dict[str, Any], strict: bool = True) -> None:
@@ -453,12 +462,8 @@ class MetaLearner:
             self.value_net.load_state_dict(state["value_net"], strict=strict)
             self.value_optimizer.load_state_dict(state["value_optimizer"])
         self.forget()
-        self._outer_average = state["outer_average"]
-        if state["last"] is not None:
-            last = dict(state["last"])
-            last["optimizer"] = InnerOptimizer(**last["optimizer"])
-            last["episodes"] = Episodes(**last["episodes"])
-            self._last = InnerStep(**last)
+        self._outer_gradients.extend(state["outer_gradients"])
+        self._steps.extend(InnerStep.of(step) for step in state["steps"])
 
 
 def unroll(

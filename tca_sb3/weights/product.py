@@ -35,7 +35,11 @@ class Product(PairwiseWeights):
       ``c_0`` of the lag alone. What is far away is judged by the observations alone, what is near also by how near, and
       weights that decay like ``γ^l`` can be expressed. Exponentials separate into functions of ``t`` and of ``k``, so
       all pairs are matrix products: the cost is ``O(T² d)`` multiplications, and besides the weights themselves the
-      memory is ``O(T d)`` a column.
+      memory is ``O(T d)`` a column;
+    * at first half of the dimensions count for near pairs, as ``exp(−l / τ)`` with the middle ``τ``, and the others for
+      far ones, as ``1 − exp(−l / τ)``, so that what is learned of one kind, from its own noisy gradients, leaves the
+      other alone. Where all dimensions count for all lags, key → door and door → door of Key-to-Door rose and fell
+      against each other.
 
     The widths and the lag scales are ours; the paper gives none.
 
@@ -48,13 +52,10 @@ class Product(PairwiseWeights):
         nor 1, instead of at ½; what is learned is added under the sigmoid. A warm start: learning begins as it would
         with that discount. Ours.
     :param initial_floor: the least of these weights; where it is small, so is the gradient.
-    :param center: subtract from action embeddings their mean over the batch's steps, from reward embeddings theirs over
-        steps with a reward, and from every logit the mean of what is learned over pairs with a reward (where there is
-        none, over all). Ours. Where advantages are normalised, or the optimiser rescales gradients, the overall size of
-        the weights changes nothing; left alone it drifts until the sigmoid saturates. And where what two states have in
-        common is most of their embeddings, all weights into a state rise and fall together: on Key-to-Door
-        apple → door, which is noise, took key → door with it. Weights then depend on the batch through these means.
-        Where rewards are rare it did harm (MiniGrid's DoorKey).
+    :param center: subtract from every logit the mean of what is learned over pairs with a reward (where there is none,
+        over all). Ours. Where advantages are normalised, or the optimiser rescales gradients, the overall size of the
+        weights changes nothing; left alone it drifts until the sigmoid saturates. Weights then depend on the batch
+        through this mean.
     :raises ValueError: if ``make_encoder`` is missing, a size is not positive, a lag scale is under 1 step, the
         discount is not in [0, 1] or the floor not in (0, ½].
     """
@@ -91,7 +92,7 @@ class Product(PairwiseWeights):
         self.action_head = nn.Linear(hidden_dim, embedding_dim)
         self.reward_head = nn.Linear(hidden_dim, embedding_dim)
         self.register_buffer("rates", torch.tensor([0.0, *(1.0 / scale for scale in lag_scales)]))
-        half = embedding_dim // 2
+        half, quarter = embedding_dim // 2, embedding_dim // 4
         with torch.no_grad():
             for head in (self.action_head, self.reward_head):
                 head.bias.zero_()
@@ -100,7 +101,12 @@ class Product(PairwiseWeights):
         # Row 0 is the lag-free part. An odd last dimension has no partner and waits for its coefficient.
         lag = torch.zeros(1 + len(lag_scales), embedding_dim)
         lag[0, :half] = embedding_dim**-0.5
-        lag[0, half : 2 * half] = -(embedding_dim**-0.5)
+        if lag_scales:
+            middle = 1 + len(lag_scales) // 2
+            lag[0, :quarter] = 0.0
+            lag[middle, :quarter] = embedding_dim**-0.5
+            lag[middle, quarter : 2 * quarter] = -(embedding_dim**-0.5)
+        lag[:, half : 2 * half] = -lag[:, :half]
         self.lag_coefficients = nn.Parameter(lag)
         self.lag_bias = nn.Parameter(torch.zeros(1 + len(lag_scales)))
 
@@ -116,7 +122,6 @@ class Product(PairwiseWeights):
             real = episodes.mask.T.to(credit.dtype)
             paid = real * (episodes.rewards.T != 0)
             counted = paid if paid.any() else real
-            credit, arrival = _less_mean(credit, real), _less_mean(arrival, counted)
         # The term of the lag alone is one more dimension, in which both embeddings are 1.
         one = hidden.new_ones(()).expand(batch, horizon, 1)
         credit, arrival = torch.cat([credit, one], 2), torch.cat([arrival, one], 2)
@@ -247,8 +252,3 @@ def _blocks(batch: int, horizon: int, rates: Tensor) -> Iterator[_Block]:
 def _n_pairs(counted: Tensor) -> Tensor:
     """How many pairs ``t < k`` end in the steps that count."""
     return counted.sum(0) @ torch.arange(1, counted.shape[1] + 1, dtype=counted.dtype, device=counted.device)
-
-
-def _less_mean(embeddings: Tensor, counted: Tensor) -> Tensor:
-    """Embeddings ``(B, T, d)`` less their mean over the steps that count."""
-    return embeddings - torch.einsum("btd,bt->d", embeddings, counted) / counted.sum()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import gc
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -156,6 +158,35 @@ def outer_advantages(episodes: Episodes, values: Tensor) -> Tensor:
     return result[episodes.mask]
 
 
+def naive_gradient(
+    policy: nn.Module, estimator: AdvantageEstimator, theta: Tensor, inner: tuple[Episodes, Tensor], normalize: bool
+) -> Tensor:
+    """The inner loss's gradient as a function of ``η``."""
+    episodes, values = inner
+    estimate = estimator(episodes, values)
+    theta = theta.detach().clone().requires_grad_()
+    mask = episodes.mask
+    loss = sb3_loss(policy, theta, episodes, estimate.advantages[mask], estimate.value_targets[mask], normalize)
+    return torch.autograd.grad(loss, theta, create_graph=True)[0]
+
+
+def naive_step(
+    policy: nn.Module,
+    theta: Tensor,
+    memory: dict[str, Tensor],
+    gradient: Tensor,
+    optimizer: str,
+    max_norm: float | None,
+) -> Tensor:
+    """``θ`` after one inner step, as a function of the gradient."""
+    # Frozen parameters are not the optimiser's business.
+    free = torch.cat([torch.full((p.numel(),), p.requires_grad) for p in policy.parameters()]).nonzero()[:, 0]
+    stepped, _ = oracles.optimizer_step(
+        optimizer, theta[free], oracles.clipped(gradient[free], max_norm), memory, SETTINGS[optimizer]
+    )
+    return theta.scatter(0, free, stepped)
+
+
 def naive_outer_loss(
     policy: nn.Module,
     estimator: AdvantageEstimator,
@@ -168,18 +199,8 @@ def naive_outer_loss(
     normalize: bool,
 ) -> Tensor:
     """The outer loss after one inner step, as a function of ``η`` through every operation in between."""
-    episodes, values = inner
-    estimate = estimator(episodes, values)
-    theta = theta.detach().clone().requires_grad_()
-    mask = episodes.mask
-    loss = sb3_loss(policy, theta, episodes, estimate.advantages[mask], estimate.value_targets[mask], normalize)
-    (gradient,) = torch.autograd.grad(loss, theta, create_graph=True)
-    # Frozen parameters are not the optimiser's business.
-    free = torch.cat([torch.full((p.numel(),), p.requires_grad) for p in policy.parameters()]).nonzero()[:, 0]
-    stepped, _ = oracles.optimizer_step(
-        optimizer, theta[free], oracles.clipped(gradient[free], max_norm), memory, SETTINGS[optimizer]
-    )
-    moved = theta.scatter(0, free, stepped)
+    gradient = naive_gradient(policy, estimator, theta, inner, normalize)
+    moved = naive_step(policy, theta, memory, gradient, optimizer, max_norm)
     _, log_prob, _ = evaluate(policy, moved, outer[0])
     return -(outer_advantages(*outer) * log_prob).mean()
 
@@ -351,8 +372,7 @@ def test_the_recorded_step_is_the_step_that_was_made() -> None:
             for seed in (20, 30, 40):
                 before = run.theta
                 run.turn(make_rollout("mlp", seed))
-                last = run.meta._last
-                assert last is not None
+                last = run.meta._steps[-1]
                 assert torch.equal(last.parameters, before)
                 decrement, _ = last.optimizer.update(last.gradient, last.optimizer_state)
                 assert torch.allclose(last.parameters - decrement, run.theta, rtol=0, atol=1e-12)
@@ -365,8 +385,7 @@ def test_the_second_trajectory_is_reused_as_the_first_of_the_next_turn() -> None
     for i, rollout in enumerate(rollouts):
         stats = run.turn(rollout)
         assert ("grad_norm" in stats) == (i > 0)
-        last = run.meta._last
-        assert last is not None
+        last = run.meta._steps[-1]
         assert last.episodes is rollout[0]
         assert last.values is rollout[1]
 
@@ -385,33 +404,57 @@ def test_eta_moves_by_an_adam_step_along_the_metagradient() -> None:
         assert torch.equal(one, other)
 
 
-def test_outer_momentum_averages_the_outer_gradients() -> None:
-    rollouts = [make_rollout("mlp", seed) for seed in (20, 30, 40)]
-    runs = {momentum: Run(outer_momentum=momentum, learning_rate=1e-12) for momentum in (0.0, 0.75)}
-    outer: dict[float, list[Tensor]] = {momentum: [] for momentum in runs}
-    for momentum, run in runs.items():
-        metagradient = run.meta.metagradient
+@pytest.mark.parametrize("case", [{}, {"optimizer": "adam", "normalize": True}, {"estimator": StateLambda}])
+def test_several_rollouts_judge_the_oldest_inner_step(case: dict[str, Any]) -> None:
+    """Their outer gradients, each at its own ``θ``, are averaged; through the step goes naive double backward: the
+    optimiser's part where the step was made, the advantages' part at the present ``η``."""
+    count = 3
+    run = Run(outer_rollouts=count, learning_rate=0.02, **case)
+    rollouts = [make_rollout("mlp", seed) for seed in range(20, 27)]
+    outer, pulls = [], []
+    for index, rollout in enumerate(rollouts):
+        theta, memory = run.theta.requires_grad_(), memory_of(run)
+        _, log_prob, _ = evaluate(run.policy, theta, rollout[0])
+        outer.append(torch.autograd.grad(-(outer_advantages(*rollout) * log_prob).mean(), theta)[0])
+        eta = copy.deepcopy(run.estimator)
+        stats = run.turn(rollout)
+        made = naive_gradient(run.policy, run.estimator, theta, rollout, run.normalize).detach().requires_grad_()
+        moved = naive_step(run.policy, theta.detach(), memory, made, run.optimizer_name, run.max_norm)
+        assert torch.allclose(moved, run.theta, rtol=0, atol=1e-12)
+        pulls.append((theta, made, moved))
+        assert ("grad_norm" in stats) == (index >= count)
+        if index >= count:
+            oldest = index - count
+            theta, made, moved = pulls[oldest]
+            (along,) = torch.autograd.grad(moved, made, torch.stack(outer[oldest + 1 : index + 1]).mean(0))
+            gradient = naive_gradient(run.policy, eta, theta, rollouts[oldest], run.normalize)
+            wanted = torch.autograd.grad(gradient @ along, list(eta.parameters()), allow_unused=True)
+            scale = max(part.abs().max().item() for part in wanted)
+            for one, other in zip(run.applied[-1], wanted, strict=True):
+                assert torch.allclose(one, other, rtol=0, atol=1e-9 * scale)
+    assert len(run.applied) == len(rollouts) - count
 
-        def watched(policy: Any, gradient: Tensor, *rest: Any, m: float = momentum, inside: Any = metagradient) -> Any:
-            outer[m].append(gradient.clone())
-            return inside(policy, gradient, *rest)
 
-        run.meta.metagradient = watched  # type: ignore[method-assign]
-    plain_first: Tensor | None = None
-    for rollout in rollouts:
-        policy = runs[0.0].policy
-        loss = -(outer_advantages(*rollout) * evaluate(policy, runs[0.0].theta.requires_grad_(), rollout[0])[1]).mean()
-        if plain_first is None:
-            theta = runs[0.0].theta.requires_grad_()
-            loss = -(outer_advantages(*rollout) * evaluate(policy, theta, rollout[0])[1]).mean()
-            (plain_first,) = torch.autograd.grad(loss, theta)
-        for run in runs.values():
-            run.turn(rollout)
-    # With next to no learning rate both runs see the same θ, so only the averaging differs.
-    second, third = outer[0.0]
-    average = 0.75 * plain_first + 0.25 * second
-    assert torch.allclose(outer[0.75][0], average, rtol=0, atol=1e-8)
-    assert torch.allclose(outer[0.75][1], 0.75 * average + 0.25 * third, rtol=0, atol=1e-8)
+def test_waiting_steps_keep_no_graph(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is made anew to judge a step is gone at once, without the garbage collector: a tape a rollout is a leak."""
+    made: list[weakref.ref[Any]] = []
+
+    class Watched(meta_module.Linearization):
+        def __init__(self, *arguments: Any, **kwargs: Any) -> None:
+            super().__init__(*arguments, **kwargs)
+            made.append(weakref.ref(self))
+
+    monkeypatch.setattr(meta_module, "Linearization", Watched)
+    run = Run(outer_rollouts=2)
+    gc.disable()
+    try:
+        for seed in range(20, 25):
+            run.turn(make_rollout("mlp", seed))
+        alive = sum(one() is not None for one in made)
+    finally:
+        gc.enable()
+    assert len(made) == 5 + 3
+    assert alive == 0
 
 
 def value_net() -> nn.Sequential:
@@ -523,8 +566,8 @@ def test_centred_scores_are_those_of_the_inner_step_s_episodes(monkeypatch: pyte
 
 
 def make_full_run() -> Run:
-    run = Run(value_net=value_net(), outer_momentum=0.5, learning_rate=0.02)
-    for seed in (20, 30):
+    run = Run(value_net=value_net(), outer_rollouts=2, learning_rate=0.02)
+    for seed in (10, 20, 30):
         run.turn(make_rollout("mlp", seed))
     return run
 
@@ -544,7 +587,7 @@ def continued(run: Run) -> dict[str, Tensor]:
 
 def resumed(state: dict[str, Any], source: Run) -> Run:
     """A fresh learner beside a policy at the same point, with this state."""
-    run = Run(value_net=value_net(), outer_momentum=0.5, learning_rate=0.02)
+    run = Run(value_net=value_net(), outer_rollouts=2, learning_rate=0.02)
     run.policy.load_state_dict(source.policy.state_dict())
     run.optimizer.load_state_dict(copy.deepcopy(source.optimizer.state_dict()))
     run.estimator.load_state_dict(source.estimator.state_dict())
@@ -564,10 +607,10 @@ def test_no_entry_of_the_state_can_be_lost() -> None:
     """Each entry replaced by that of a fresh learner changes the run that follows."""
     source = make_full_run()
     state = copy.deepcopy(source.meta.state_dict())
-    fresh = Run(value_net=value_net(), outer_momentum=0.5, learning_rate=0.02).meta.state_dict()
+    fresh = Run(value_net=value_net(), outer_rollouts=2, learning_rate=0.02).meta.state_dict()
     runs = {entry: resumed({**state, entry: fresh[entry]}, source) for entry in state}
     wanted = continued(source)
-    assert set(state) == {"optimizer", "value_net", "value_optimizer", "outer_average", "last"}
+    assert set(state) == {"optimizer", "value_net", "value_optimizer", "outer_gradients", "steps"}
     for entry, run in runs.items():
         found = continued(run)
         assert any(not torch.equal(found[name], wanted[name]) for name in wanted), entry
@@ -798,8 +841,9 @@ BAD: dict[str, tuple[str, Callable[[], MetaLearner]]] = {
             ("learning_rate", -1.0),
             ("learning_rate", float("nan")),
             ("value_learning_rate", 0.0),
-            ("outer_momentum", 1.0),
-            ("outer_momentum", -0.1),
+            ("outer_rollouts", 0),
+            ("outer_rollouts", 2.0),
+            ("outer_rollouts", True),
             ("gamma", 1.5),
             ("gamma", float("nan")),
             ("gae_lambda", -0.1),

@@ -33,7 +33,7 @@ def randomised(function: Product) -> Product:
 @pytest.mark.parametrize("center", [False, True])
 def test_it_is_the_sum_over_embedding_dimensions(kind: str, lag_scales: tuple[float, ...], center: bool) -> None:
     """``σ(c_0(k − t) + Σ_d a_d(S_t) b_d(S_k) c_d(k − t))``, pair by pair, one observation at a time; centred, less
-    the means over steps, and over steps and pairs with a reward."""
+    the mean over pairs with a reward."""
     encoder = lambda: FloatEncoder(kind)  # noqa: E731
     function = randomised(
         Product(SPACES[kind], encoder, embedding_dim=3, hidden_dim=4, lag_scales=lag_scales, center=center)
@@ -47,15 +47,13 @@ def test_it_is_the_sum_over_embedding_dimensions(kind: str, lag_scales: tuple[fl
         return head(function.trunk(function.encoder(one)))[0]
 
     steps = [(t, b) for b, length in enumerate(LENGTHS) for t in range(length)]
-    mean_a = sum(embed(function.action_head, t, b) for t, b in steps) / len(steps) if center else 0.0
     paid = [(t, b) for t, b in steps if episodes.rewards[t, b] != 0]
-    mean_b = sum(embed(function.reward_head, t + 1, b) for t, b in paid) / len(paid) if center else 0.0
     logits = {}
     for b, t, k in pairs(LENGTHS):
         lag = torch.tensor(float(k + 1 - t))  # column k holds arrival time k + 1
         features = torch.stack([torch.ones(()), *(torch.exp(-lag / scale) for scale in lag_scales)]).double()
         c = features @ function.lag_coefficients
-        a, arrival = embed(function.action_head, t, b) - mean_a, embed(function.reward_head, k + 1, b) - mean_b
+        a, arrival = embed(function.action_head, t, b), embed(function.reward_head, k + 1, b)
         logits[b, t, k] = features @ function.lag_bias + sum(a[d] * arrival[d] * c[d] for d in range(3))
     counted = [logit for (b, _, k), logit in logits.items() if (k, b) in paid]
     assert len(counted) < len(logits)
@@ -154,6 +152,26 @@ def test_it_starts_at_one_half_with_something_to_learn_from(embedding_dim: int) 
         assert head.weight.grad[:paired].any(1).all() and not head.weight.grad[paired:].any()
     for coefficients in (function.lag_coefficients, function.lag_bias):
         assert coefficients.grad is not None and coefficients.grad.all()
+
+
+def test_near_and_far_pairs_start_with_dimensions_of_their_own() -> None:
+    """What an action embedding's dimension is worth to a pair falls with the lag in one half of them, as
+    ``exp(−l / τ)`` with the middle ``τ``, and rises in the other."""
+    torch.manual_seed(0)
+    function = Product(
+        SPACES["box"], lambda: FloatEncoder("box"), embedding_dim=8, lag_scales=(2.0, 5.0, 11.0)
+    ).double()
+    episodes = random_episodes([30], "box")
+    for t, k in ((3, 3), (3, 12), (0, 29)):
+        lag = k + 1 - t
+        function.zero_grad()
+        torch.logit(function(episodes)[0, t, k]).backward()
+        arrival = function.reward_head(function.trunk(function.encoder(episodes.observations[k + 1])))[0]
+        assert function.action_head.bias.grad is not None
+        near = math.exp(-lag / 5.0)
+        share = torch.tensor([near, near, 1 - near, 1 - near, -near, -near, near - 1, near - 1], dtype=torch.float64)
+        wanted = share * arrival / 8**0.5
+        assert torch.allclose(function.action_head.bias.grad, wanted, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("center", [False, True])

@@ -159,14 +159,14 @@ def test_discounts_and_rates_arrive_where_they_are_used() -> None:
             "optimizer_kwargs": {"betas": (0.5, 0.6)},
             "value_learning_rate": 0.02,
             "gamma": 0.9,
-            "outer_momentum": 0.1,
+            "outer_rollouts": 3,
         },
         estimator_kwargs={"weights_class": Product, "weights_kwargs": {"embedding_dim": 5}},
     )
     assert (model.estimator.gamma, model.estimator.gae_lambda) == (0.8, 0.7)
     meta = model.meta
     assert meta is not None
-    assert (meta.gamma, meta.gae_lambda, meta.outer_momentum) == (0.9, 0.7, 0.1)
+    assert (meta.gamma, meta.gae_lambda, meta.outer_rollouts) == (0.9, 0.7, 3)
     assert meta.optimizer.param_groups[0]["lr"] == 0.03
     assert meta.optimizer.param_groups[0]["betas"] == (0.5, 0.6)
     assert meta.value_optimizer is not None

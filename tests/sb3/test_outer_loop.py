@@ -112,7 +112,7 @@ def test_the_recorded_step_is_what_sb3_did(optimizer: str, max_grad_norm: float)
     witness = Witness(model)
     model.learn(40)
     assert len(witness.after) > 2
-    last = model.meta._last
+    last = model.meta._steps[-1]
     assert torch.equal(last.parameters, witness.before[-1]["theta"])
     norm = last.gradient.norm().item()
     assert (norm > max_grad_norm) == (max_grad_norm == 0.05), "one clip is active, the other is not"
@@ -132,7 +132,7 @@ def test_sb3s_gradient_is_that_of_the_inner_loss(cls: type, normalize: bool, est
     model = make(cls=cls, ent_coef=0.02, **shared, **one_step)
     witness = Witness(model)
     model.learn(30)
-    last, moment = model.meta._last, witness.before[-1]
+    last, moment = model.meta._steps[-1], witness.before[-1]
     assert model.normalizes_advantage == normalize
     episodes, values = moment["rollout"]
     estimate = with_eta(model, moment["eta"])(episodes, values)
@@ -178,7 +178,7 @@ def test_the_inner_step_computes_nothing_twice(
         monkeypatch.undo()
         assert len(calls) == (1 if answered else 2) * len(witness.after)
         assert "evaluate_actions" not in vars(model.policy)
-        found.append((model.meta._last.gradient, witness.after[-1], eta_of(model)))
+        found.append((model.meta._steps[-1].gradient, witness.after[-1], eta_of(model)))
     for one, other in zip(*found, strict=True):
         assert torch.allclose(one, other, rtol=0, atol=2e-5 * other.abs().max().item())
 
@@ -249,7 +249,7 @@ def test_each_trajectory_is_used_twice() -> None:
     metagradient = model.meta.metagradient
 
     def watched(policy: nn.Module, *rest: Any) -> Any:
-        seen.append((model.meta._last.episodes, model.rollout_buffer.episodes()[0], theta_of(model)))
+        seen.append((model.meta._steps[-1].episodes, model.rollout_buffer.episodes()[0], theta_of(model)))
         return metagradient(policy, *rest)
 
     model.meta.metagradient = watched

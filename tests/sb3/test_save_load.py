@@ -37,7 +37,7 @@ from tca_sb3.meta import MetaLearner
 from tca_sb3.networks import CriticFeatures
 
 TINY = {"net_arch": [6]}
-META: dict[str, Any] = {"meta_kwargs": {"learning_rate": 0.02, "outer_momentum": 0.3}}
+META: dict[str, Any] = {"meta_kwargs": {"learning_rate": 0.02, "outer_rollouts": 2}}
 # name -> (class, arguments, callbacks of every learn())
 SUBJECTS: dict[str, tuple[type, dict[str, Any], Any]] = {
     "A2C": (A2C, {"n_steps": 5}, lambda: None),
@@ -161,10 +161,10 @@ def test_every_state_that_is_trained_is_saved() -> None:
     model = learn(make("MetaPWR"), "MetaPWR", 20)
     saved = model.get_parameters()
     assert set(saved) == {"policy", "policy.optimizer", "estimator", "meta"}
-    assert {"optimizer", "value_net", "value_optimizer", "outer_average", "last"} == set(saved["meta"])
+    assert {"optimizer", "value_net", "value_optimizer", "outer_gradients", "steps"} == set(saved["meta"])
     for optimizer in (saved["policy.optimizer"], saved["meta"]["optimizer"], saved["meta"]["value_optimizer"]):
         assert optimizer["state"], "the optimisers have something to remember, and it is here"
-    assert saved["meta"]["last"]["optimizer_state"]["square_avg"].any()
+    assert saved["meta"]["steps"][-1]["optimizer_state"]["square_avg"].any()
     # A model without an outer loop saves no empty one.
     assert "meta" not in make("HPWR").get_parameters()
 
