@@ -152,7 +152,8 @@ def iterations(rounds: int) -> pd.DataFrame:
     models = {}
     for method in ("A2C", "H-PWR", "Meta-PWR", "Meta-PWR, shared critic", "Meta-PWTD"):
         model, rules = figure5.make_model(method, 0, n_envs)
-        model.learn(2 * n_envs * rules.horizon)
+        warm = 2 if model.meta is None else 1 + model.meta.outer_rollouts  # then every iteration moves η
+        model.learn(warm * n_envs * rules.horizon)
         models[method] = model
     seconds: dict[str, list[float]] = {method: [] for method in models}
     for _ in range(rounds):

@@ -38,7 +38,7 @@ SHARED: dict[str, Any] = {
     "use_rms_prop": False,
     "critic_updates": 8,
 }
-META: dict[str, Any] = {"outer_momentum": 0.9, "learning_rate": 1e-3}
+META: dict[str, Any] = {"outer_rollouts": 16, "learning_rate": 1e-3}
 EPISODES: dict[str, Any] = {"n_episodes": 1}
 WEIGHTED: dict[str, Any] = {**EPISODES, "estimator_kwargs": {"weights_kwargs": {"center": True}}}
 

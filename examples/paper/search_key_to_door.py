@@ -57,7 +57,7 @@ def meta_space(method: str, trial: optuna.Trial) -> dict[str, Any]:
             **figure.VARIANTS[method][1]["meta_kwargs"],
             "learning_rate": trial.suggest_float("meta_learning_rate", 3e-4, 5e-3, log=True),
             "gae_lambda": trial.suggest_categorical("outer_lambda", [0.9, 0.95, 0.98, 1.0]),
-            "outer_momentum": trial.suggest_categorical("outer_momentum", [0.0, 0.8, 0.9, 0.95]),
+            "outer_rollouts": trial.suggest_categorical("outer_rollouts", [1, 8, 16, 32, 48]),
         }
     }
 
@@ -95,7 +95,7 @@ def frozen(method: str) -> dict[str, Any]:
         "gae_lambda": own["gae_lambda"],
         "meta_learning_rate": meta.get("learning_rate"),
         "outer_lambda": meta.get("gae_lambda"),
-        "outer_momentum": meta.get("outer_momentum"),
+        "outer_rollouts": meta.get("outer_rollouts"),
         "initial_discount": weights.get("initial_discount"),
         "initial_floor": weights.get("initial_floor", 0.1),
     }
