@@ -429,6 +429,12 @@ class MetaLearner:
         self._pending = None
 
     @property
+    def outer_gradients(self) -> list[Tensor]:
+        """The outer gradients of the last ``outer_rollouts`` rollouts, flat, oldest first: those that
+        :meth:`metagradient` is given the mean of."""
+        return list(self._outer_gradients)
+
+    @property
     def awaits_inner_step(self) -> bool:
         """:meth:`outer_step` was called for the present rollout, and the inner step on it is still to come."""
         return self._pending is not None
