@@ -67,11 +67,12 @@ class MetaGradientCallback(OuterLoop):
     """Learns the weight function of the model's estimator while the policy learns (Eqs. 15, 16).
 
     At the end of every rollout ``τ′``, collected with ``θ′``: move ``η`` by the gradient of ``J(θ′; τ′)`` through the
-    last inner step, and have the buffer filled with advantages under the new ``η``; SB3's ``train()`` then makes the
-    next inner step. ``τ′`` is reused as the next ``τ``.
+    last inner step (with ``outer_rollouts=K``: by the mean gradient of the last ``K`` rollouts through the ``K``-th last
+    step), and have the buffer filled with advantages under the new ``η``; SB3's ``train()`` then makes the next inner
+    step. ``τ′`` is reused as the next ``τ``.
 
-    The state (``η``, its optimiser, ``v_φ``, the snapshot of the last inner step) belongs to the model and is
-    saved and loaded with it.
+    The state (``η``, its optimiser, ``v_φ``, the inner steps not judged yet) belongs to the model and is saved and
+    loaded with it.
     """
 
     def _on_rollout_end(self) -> None:
@@ -106,6 +107,13 @@ class InnerLoopReset(OuterLoop):
             raise ValueError(
                 "InnerLoopReset takes all of a lifetime's rollouts through the weights at its end, and those of "
                 "encoder_class=CriticFeatures change with the critic in between; leave encoder_class out."
+            )
+        asked = {**(model.meta_kwargs or {}), **self.meta_kwargs}
+        if asked.get("outer_rollouts", 1) != 1 or asked.get("center_scores"):
+            raise ValueError(
+                f"InnerLoopReset got outer_rollouts={asked.get('outer_rollouts', 1)}, "
+                f"center_scores={asked.get('center_scores', False)}; it goes through all inner steps of a lifetime at "
+                "once and knows neither: leave them out, or take MetaGradientCallback."
             )
         super()._init_callback()
 

@@ -440,7 +440,7 @@ class MetaLearner:
         return self._pending is not None
 
     def forget(self) -> None:
-        """Drop the snapshot of the last inner step, for when ``θ`` is set from outside."""
+        """Drop the inner steps that are not judged yet, for when ``θ`` is set from outside."""
         self._steps.clear()
         self._outer_gradients.clear()
         self._linearization = self._estimate = self._pending = self._head_targets = None
