@@ -67,7 +67,7 @@ class MetaGradientCallback(OuterLoop):
     """Learns the weight function of the model's estimator while the policy learns (Eqs. 15, 16).
 
     At the end of every rollout ``τ′``, collected with ``θ′``: move ``η`` by the gradient of ``J(θ′; τ′)`` through the
-    last inner step (with ``outer_rollouts=K``: by the mean gradient of the last ``K`` rollouts through the ``K``-th last
+    last inner step (with ``outer_rollouts=K``: by the last ``K`` rollouts' mean gradient through the ``K``-th last
     step), and have the buffer filled with advantages under the new ``η``; SB3's ``train()`` then makes the next inner
     step. ``τ′`` is reused as the next ``τ``.
 
