@@ -233,7 +233,7 @@ FIGURE = Figure(
     name="metagradient_noise",
     scales={
         "quick": Settings(seeds=2, updates=4, window=1, counts=(1, 2), outer_lambdas=(1.0,), n_envs=8, env=MINI),
-        "cpu": Settings(seeds=6),
+        "cpu": Settings(seeds=4),
         "paper": Settings(seeds=20),
     },
     stages=[runs],
