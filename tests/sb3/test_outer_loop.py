@@ -37,6 +37,7 @@ from tca_sb3 import (
 from tca_sb3.directional import Linearization, evaluate_with
 from tca_sb3.inner import flatten, unflatten
 from tca_sb3.meta import policy_actions
+from tca_sb3.networks import CriticFeatures
 from tca_sb3.objectives import inner_loss
 
 TINY: dict[str, Any] = {"net_arch": [6]}  # copied where it is used: SB3's A2C writes into policy_kwargs
@@ -92,6 +93,29 @@ def with_eta(model: Any, eta: Tensor) -> Any:
         for parameter, value in zip(estimator.parameters(), pieces, strict=True):
             parameter.copy_(value.view_as(parameter))
     return estimator
+
+
+def test_a_step_judged_late_is_judged_with_the_critic_of_its_time() -> None:
+    """Weights that look at the critic's features see those that the step was made with; the critic has moved since."""
+    model = make(
+        cls=MetaPWR,
+        estimator_kwargs={"encoder_class": CriticFeatures},
+        critic_updates=2,
+        meta_kwargs={"outer_rollouts": 2},
+    )
+    seen: list[tuple[Tensor, Tensor]] = []
+    inside = model.estimator.forward
+
+    def forward(*arguments: Any) -> Any:
+        if torch.is_grad_enabled():
+            seen.append((theta_of(model), model.meta._steps[0].parameters))
+        return inside(*arguments)
+
+    model.estimator.forward = forward
+    model.learn(60)
+    assert len(seen) > 2
+    assert all(torch.equal(now, then) for now, then in seen)
+    assert not torch.equal(theta_of(model), seen[-1][0])
 
 
 # -- the inner step -------------------------------------------------------------------------------------------------
