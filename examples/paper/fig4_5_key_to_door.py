@@ -70,8 +70,8 @@ SHARED_CRITIC: dict[str, Any] = {**META, "shared_critic": True}  # a second head
 # Weights begin as A2C's best discount, but nowhere near 0, where they would hardly have a gradient.
 PRODUCT: dict[str, Any] = {"weights_kwargs": {"center": True, "initial_discount": 0.92, "initial_floor": 0.15}}
 
-# The algorithm of each method, and what is its own. Of the discounts .92 gives A2C the best return; with it no method
-# that bootstraps can learn what the key is for.
+# The algorithm of each method, and what is its own. Of the discounts .92 gives A2C the best return; with it A2C cannot
+# learn what the key is for.
 METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "A2C": ("A2C", {"gamma": 0.92, "gae_lambda": 0.9}),
     "H-PWR": ("HPWR", {}),
