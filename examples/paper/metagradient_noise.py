@@ -25,8 +25,10 @@ from numpy.typing import NDArray
 from plotting import drawing
 from torch import Tensor, nn
 
+from tca_envs.envs.key_to_door import KeyToDoorRules
 from tca_sb3.episodes import Episodes
 from tca_sb3.weights.base import MakeEncoder, PairwiseWeights
+from tca_sb3.weights.product import discount_logits
 
 PAIRS = (
     "key→door",
@@ -71,7 +73,7 @@ class Settings:
 class HeldWeights(PairwiseWeights):
     """Weights of times alone, with one number to add to the logits of each kind of pairs.
 
-    :param start: weights ``[t, k − 1]``, ``(T, T)``.
+    :param start: logits ``[t, k − 1]``, ``(T, T)``.
     :param kinds: which number a pair has, ``(T, T)``.
     """
 
@@ -80,11 +82,11 @@ class HeldWeights(PairwiseWeights):
         observation_space: spaces.Space,
         make_encoder: MakeEncoder | None = None,
         *,
-        start: NDArray[np.float32],
+        start: Tensor,
         kinds: NDArray[np.int64],
     ) -> None:
         super().__init__(observation_space)
-        self.register_buffer("logits", torch.logit(torch.as_tensor(start)))
+        self.register_buffer("logits", start)
         self.register_buffer("kinds", torch.as_tensor(kinds))
         self.offsets = nn.Parameter(torch.zeros(int(kinds.max()) + 1))
 
@@ -112,21 +114,14 @@ def kinds_of_pairs(starts: Sequence[int]) -> NDArray[np.int64]:
     return kinds
 
 
-def initial_weights(horizon: int) -> NDArray[np.float32]:
-    """Those that Figure 5's Meta-PWR begins with."""
-    own = figure5.PRODUCT["weights_kwargs"]
-    floor = own["initial_floor"]
-    times = np.arange(horizon)
-    lags = np.maximum(times[None] - times[:, None], 0)
-    return np.clip(own["initial_discount"] ** lags, floor, 1 - floor).astype(np.float32)
-
-
 def measure(
     seed: int, outer_lambda: float, counts: Sequence[int], updates: int, n_envs: int, env: dict[str, Any]
 ) -> Outcome:
     """One run; the arguments are those of :class:`Settings`."""
-    rules = figure5.make_model("A2C", seed, 1, env=env)[1]
-    weights_kwargs = {"start": initial_weights(rules.horizon), "kinds": kinds_of_pairs(rules.phases.starts)}
+    rules = KeyToDoorRules(**env)
+    own = figure5.PRODUCT["weights_kwargs"]
+    start = discount_logits(rules.horizon, own["initial_discount"], own["initial_floor"]).float()
+    weights_kwargs = {"start": start, "kinds": kinds_of_pairs(rules.phases.starts)}
     meta_kwargs = {
         **figure5.SEPARATE,
         "learning_rate": 1e-12,
@@ -227,12 +222,12 @@ def plot(settings: Settings, results: Results, summary: pd.DataFrame, folder: Pa
         )
 
 
-MINI = figure5.MINI
-
 FIGURE = Figure(
     name="metagradient_noise",
     scales={
-        "quick": Settings(seeds=2, updates=4, window=1, counts=(1, 2), outer_lambdas=(1.0,), n_envs=8, env=MINI),
+        "quick": Settings(
+            seeds=2, updates=4, window=1, counts=(1, 2), outer_lambdas=(1.0,), n_envs=8, env=figure5.MINI
+        ),
         "cpu": Settings(seeds=4),
         "paper": Settings(seeds=20),
     },

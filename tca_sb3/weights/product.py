@@ -127,16 +127,19 @@ class Product(PairwiseWeights):
         credit, arrival = torch.cat([credit, one], 2), torch.cat([arrival, one], 2)
         coefficients = torch.cat([self.lag_coefficients, self.lag_bias.unsqueeze(1)], 1)
         rates = self.rates.to(credit.dtype)
-        start = self._initial_logits(horizon, rates)
+        start = None
+        if self.initial_discount is not None:
+            start = discount_logits(horizon, self.initial_discount, self.initial_floor).to(rates)
         return _Fusion.apply(credit, arrival, coefficients, rates, start, counted)
 
-    def _initial_logits(self, horizon: int, like: Tensor) -> Tensor | None:
-        """``[t, k − 1]``, shape ``(T, T)``; ``None`` for 0."""
-        if self.initial_discount is None:
-            return None
-        times = torch.arange(horizon, dtype=like.dtype, device=like.device)
-        between = (times - times.unsqueeze(1)).clamp(min=0)
-        return torch.logit(self.initial_discount**between, eps=self.initial_floor)
+
+def discount_logits(horizon: int, discount: float, floor: float) -> Tensor:
+    """The logits of weights ``discount^(k − t − 1)`` that are kept within ``floor`` of neither 0 nor 1.
+
+    :return: ``[t, k − 1]``, shape ``(T, T)``, double precision; what stands below the diagonal means nothing.
+    """
+    times = torch.arange(horizon, dtype=torch.float64)
+    return torch.logit(discount ** (times - times.unsqueeze(1)).clamp(min=0), eps=floor)
 
 
 class _Fusion(torch.autograd.Function):
