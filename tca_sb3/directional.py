@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
 
@@ -105,6 +105,24 @@ def _weight_gradient(layer: Any, inputs: Tensor, deltas: Tensor) -> Tensor:
     return deltas.flatten(0, -2).T @ inputs.flatten(0, -2)
 
 
+def _taped_gradient(tape: list[Any], trained: Collection[str], output: int, cotangent: Tensor) -> dict[str, Tensor]:
+    """The gradient of ``Σ_n c_n output_n`` for trained parameters that it depends on, by name.
+
+    A step's outputs depend on its own row of every layer alone, so that ``c`` weights the rows of the deltas.
+    """
+    found: dict[str, Tensor] = {}
+    for layer, weight, bias, inputs, *deltas in tape:
+        delta = deltas[output]
+        if delta is None:
+            continue
+        delta = delta * cotangent.reshape(-1, *[1] * (delta.ndim - 1))
+        if weight in trained:
+            found[weight] = _weight_gradient(layer, inputs, delta)
+        if bias in trained:
+            found[bias] = delta.sum((0, 2, 3)) if isinstance(layer, nn.Conv2d) else delta.flatten(0, -2).sum(0)
+    return found
+
+
 def _double_backward(
     outputs: Callable[[dict[str, Tensor]], tuple[Tensor, ...]], point: dict[str, Tensor], direction: dict[str, Tensor]
 ) -> tuple[Tensor, ...]:
@@ -180,7 +198,6 @@ class Linearization:
         # Without a trainable parameter a layer contributes nothing.
         self._calls = [call for call in calls if self._trains(call.weight) or self._trains(call.bias)]
         self._tape: list[Any] | None = None
-        self._answers = parameters is None  # at another θ there is nothing to answer
         self._answer: tuple[list[Tensor], tuple[Tensor | None, ...]] | None = None
         self._taped = not forward_mode and self._tape_covers_policy()
 
@@ -213,10 +230,10 @@ class Linearization:
 
         :param cotangent: ``c``, shape ``(n,)``.
         """
+        trained = {name: value for name, value in self.parameters.items() if value.requires_grad}
         if self._gives_gradients:
-            found = self._taped_gradient(_LOG_PROB, cotangent)
+            found = _taped_gradient(self._record(), trained, _LOG_PROB, cotangent)
         else:
-            trained = {name: value for name, value in self.parameters.items() if value.requires_grad}
             grads = torch.autograd.grad(
                 self.log_prob, list(trained.values()), cotangent, retain_graph=True, allow_unused=True
             )
@@ -229,23 +246,6 @@ class Linearization:
     def _gives_gradients(self) -> bool:
         """Whether the tape serves for gradients too; a padding in words has none in ``conv2d_weight``."""
         return self._taped and not any(isinstance(getattr(call.layer, "padding", 0), str) for call in self._calls)
-
-    def _taped_gradient(self, output: int, cotangent: Tensor) -> dict[str, Tensor]:
-        """The gradient of ``Σ_n c_n output_n`` for parameters that it depends on, by name.
-
-        A step's outputs depend on its own row of every layer alone, so that ``c`` weights the rows of the deltas.
-        """
-        found: dict[str, Tensor] = {}
-        for layer, weight, bias, inputs, *deltas in self._record():
-            delta = deltas[output]
-            if delta is None:
-                continue
-            delta = delta * cotangent.reshape(-1, *[1] * (delta.ndim - 1))
-            if self._trains(weight):
-                found[weight] = _weight_gradient(layer, inputs, delta)
-            if self._trains(bias):
-                found[bias] = delta.sum((0, 2, 3)) if isinstance(layer, nn.Conv2d) else delta.flatten(0, -2).sum(0)
-        return found
 
     def _record(self) -> list[Any]:
         """The tape: of each layer itself, its parameters' names, its input, and both deltas."""
@@ -267,8 +267,7 @@ class Linearization:
         """
         if self._taped:
             self._record()
-            if self._answers:
-                self._answer = [parameter.detach().clone() for parameter in self.parameters.values()], self._outputs()
+            self._answer = [parameter.detach().clone() for parameter in self.parameters.values()], self._outputs()
         else:
             self.parameters = {name: value.detach().clone() for name, value in self.parameters.items()}
         self._calls = []
@@ -277,19 +276,20 @@ class Linearization:
 
     def _outputs(self) -> tuple[Tensor | None, ...]:
         """What ``evaluate_actions`` would give, values with their gradient from the tape where that is the cheaper."""
-        values = self.values
-        shared = any(d_log_prob is not None and d_value is not None for *_, d_log_prob, d_value in self._record())
+        values, tape = self.values, self._record()
+        shared = any(d_log_prob is not None and d_value is not None for *_, d_log_prob, d_value in tape)
         if self._gives_gradients and not shared:
             names = [
                 name
-                for _, weight, bias, _, _, d_value in self._record()
+                for _, weight, bias, _, _, d_value in tape
                 if d_value is not None
                 for name in (weight, bias)
                 if self._trains(name)
             ]
 
+            # It knows the tape and not self, which holds the graph that holds it: nobody could collect that.
             def gradients(cotangent: Tensor) -> list[Tensor]:
-                found = self._taped_gradient(_VALUE, cotangent)
+                found = _taped_gradient(tape, names, _VALUE, cotangent)
                 return [found[name] for name in names]
 
             with torch.enable_grad():
