@@ -125,11 +125,16 @@ def train(
     for seed, model, curve in zip(seeds, models, curves, strict=True):
         last = play(model, curve.env)
         recall = last.attention[:, rules.t2 + 1 :, : rules.t1]
+        remembered = last.actions[:, : rules.t1 - 1, 0]  # the last remember action shows nothing any more
         metrics = {
             "return": float(last.returns.mean()),
             "attention_on_remember": float(recall.sum(-1).mean()),
-            # The last remember action shows nothing any more.
-            "remember_action_error": float(np.abs(last.actions[:, : rules.t1 - 1] - rules.a_m).mean()),
+            "remember_action": float(remembered.mean()),
+            "remember_action_error": float(np.abs(remembered - rules.a_m).mean()),
+            # What its remember actions allow, and what they would if they had drifted the other way: an agent without
+            # credit for them has no reason to prefer one of the two.
+            "recall_return": rules.recall_return(remembered),
+            "recall_return_mirrored": rules.recall_return(-remembered),
         }
         runs.append(Run(method, {"task": task}, seed, metrics, model.num_timesteps))
         returns.append([*curve.returns, metrics["return"]])

@@ -306,15 +306,33 @@ class MemoryRules(Rules):
             return None
         return (self.horizon - self.t2 - 1) * (self.c - self.action_bound**2 / 3.0 - 1.0)
 
-    @cached_property
-    def _myopic_return(self) -> float:
+    def recall_return(self, remember_actions: NDArray[np.floating]) -> float:
+        """Expected return of an agent that takes these actions and then answers as well as what it saw allows.
+
+        It is no worse than any agent with these remember actions, so that it tells how much an agent lost in the
+        remember phase and how much in the recall phase.
+
+        :param remember_actions: of some episodes, ``(n, t1 - 1)``: the last action of the phase shows nothing any more.
+        :raises ValueError: for another shape, or where the distractor pays too.
+        """
+        actions = np.asarray(remember_actions, np.float64)
+        if actions.ndim != 2 or actions.shape[1] != self.t1 - 1 or not len(actions):
+            raise ValueError(
+                f"recall_return got remember actions of shape {actions.shape}; it needs one row for each episode and "
+                f"t1 - 1 = {self.t1 - 1} actions in a row, as actions[:, :{self.t1 - 1}] of whole episodes."
+            )
+        if self.distractor_reward:
+            raise ValueError("recall_return knows the recall phase only, and here the distractor pays too.")
         # Posterior variance of o_m ~ N(0, 1) given observations with noise variances n_0, ..., n_{t1-1}:
-        # 1 / (1 + sum 1 / n), averaged over the uniform actions of the remember phase.
-        actions = self.action_bound * (2.0 * _lattice(1 << 14, self.t1 - 1) - 1.0)
+        # 1 / (1 + sum 1 / n).
         noise = np.column_stack([np.full(len(actions), self.a_m), self.a_m - actions]) * self.sigma
         with np.errstate(divide="ignore"):
             variance = 1.0 / (1.0 + (1.0 / noise**2).sum(axis=1))
         return (self.horizon - self.t2 - 1) * (self.c - float(np.mean(self._squared_error(variance))))
+
+    @cached_property
+    def _myopic_return(self) -> float:
+        return self.recall_return(self.action_bound * (2.0 * _lattice(1 << 14, self.t1 - 1) - 1.0))
 
     @property
     def myopic_return(self) -> float | None:

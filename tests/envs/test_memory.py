@@ -329,6 +329,41 @@ def test_returns_by_simulation(id_: str, bound: float) -> None:
     assert (envs.myopic_return == envs.optimal_return) == ("PMT" in id_)
 
 
+@pytest.mark.parametrize("id_", ["tca/DummyAMT-v0", "tca/PendulumAMT-v0", "tca/DummyPMT-v0"])
+@pytest.mark.parametrize("remembered", [(0.0, 0.0), (1.0, -2.0), (0.5, 0.7)])
+def test_recall_return_by_simulation(id_: str, remembered: tuple[float, float]) -> None:
+    """Bayes' rule after these remember actions; four standard errors. In half of the episodes they change places."""
+    n = 10_000
+    envs = gym.make_vec(id_, num_envs=n).unwrapped
+    obs, _ = envs.reset(seed=3)
+    rows = np.tile([remembered, remembered[::-1]], (n // 2, 1))
+    shown, done, total = [obs[:, 0]], [np.zeros(n), *rows.T], np.zeros(n)
+    for t in range(envs.horizon):
+        if t > envs.rules.t2:
+            action = posterior_mean(np.stack(shown[:3], axis=1), np.stack(done, axis=1), envs)
+        else:
+            action = rows[:, t] if t < 2 else np.zeros(n)
+        obs, rewards, *_ = envs.step(action.astype(np.float32)[:, None])
+        shown.append(obs[:, 0])
+        total += rewards
+    wanted = envs.rules.recall_return(rows)
+    assert total.mean() == pytest.approx(wanted, abs=4 * total.std() / np.sqrt(n) + 1e-5)
+    assert wanted <= envs.optimal_return + 1e-5
+    alone = [envs.rules.recall_return(row[None]) for row in rows[:2]]
+    assert wanted == pytest.approx(np.mean(alone), abs=1e-12)
+
+
+@pytest.mark.parametrize("shape", [(2,), (4, 3), (0, 2)])
+def test_recall_return_wants_the_actions_that_show(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=r"recall_return got remember actions of shape .* t1 - 1 = 2 actions"):
+        make("tca/DummyAMT-v0").rules.recall_return(np.zeros(shape))
+
+
+def test_recall_return_where_the_distractor_pays_is_not_claimed() -> None:
+    with pytest.raises(ValueError, match="the distractor pays too"):
+        make("tca/PendulumAMT-v0", distractor_reward=True).rules.recall_return(np.zeros((1, 2)))
+
+
 def test_best_active_agent_looks_first() -> None:
     """Acting a_m in the first step and answering with o_1 earns the optimal return."""
     n = 5_000
