@@ -32,8 +32,8 @@ class OuterLoop(BaseCallback):
     """What every outer loop has in common: the model holds its state.
 
     :param meta_kwargs: arguments of :class:`~tca_sb3.meta.MetaLearner`: ``learning_rate``, ``optimizer_kwargs``,
-        ``value_learning_rate``, ``gamma``, ``gae_lambda``, ``outer_rollouts``, ``value_updates``, ``center_scores``,
-        ``shared_critic``; by default the model's ``gamma`` and ``gae_lambda``.
+        ``value_learning_rate``, ``gamma``, ``gae_lambda``, ``outer_rollouts``, ``update_interval``, ``value_updates``,
+        ``center_scores``, ``shared_critic``; by default the model's ``gamma`` and ``gae_lambda``.
     """
 
     def __init__(self, verbose: int = 0, **meta_kwargs: Any) -> None:
@@ -109,11 +109,13 @@ class InnerLoopReset(OuterLoop):
                 "encoder_class=CriticFeatures change with the critic in between; leave encoder_class out."
             )
         asked = {**(model.meta_kwargs or {}), **self.meta_kwargs}
-        if asked.get("outer_rollouts", 1) != 1 or asked.get("center_scores"):
+        unknown = {"outer_rollouts": 1, "update_interval": 1, "center_scores": False}
+        given = {name: asked.get(name, default) for name, default in unknown.items()}
+        if given != unknown:
             raise ValueError(
-                f"InnerLoopReset got outer_rollouts={asked.get('outer_rollouts', 1)}, "
-                f"center_scores={asked.get('center_scores', False)}; it goes through all inner steps of a lifetime at "
-                "once and knows neither: leave them out, or take MetaGradientCallback."
+                f"InnerLoopReset got {', '.join(f'{name}={value}' for name, value in given.items())}; it goes through "
+                "all inner steps of a lifetime at once and knows none of them: leave them out, or take "
+                "MetaGradientCallback."
             )
         super()._init_callback()
 

@@ -144,6 +144,8 @@ class MetaLearner:
         mostly noise. ``η`` then learns ``K`` rollouts late, and ``K`` of them are kept. Only what comes after an inner
         step may judge it: a running average of outer gradients contains the one of ``τ`` itself, from the very actions
         and rewards of the inner step, and is biased by that.
+    :param update_interval: ``η`` moves once in so many rollouts: of the inner steps only the first, and every
+        ``update_interval``-th from there, are judged. 1 is the paper's algorithm; more, ours, cost less.
     :param value_updates: steps of ``v_φ``'s optimiser for each rollout; more than one are made on equal shares of its
         steps, drawn anew, so that all together cost about one pass. Ours. Few steps leave ``v_φ`` behind in states that
         are rarely seen: the worth of having found something is then taken for a loss.
@@ -166,6 +168,7 @@ class MetaLearner:
         optimizer_kwargs: dict[str, Any] | None = None,
         value_learning_rate: float = 1e-3,
         outer_rollouts: int = 1,
+        update_interval: int = 1,
         value_updates: int = 1,
         center_scores: bool = False,
         shared_critic: bool = False,
@@ -187,7 +190,11 @@ class MetaLearner:
                 f"MetaLearner got learning_rate={learning_rate}, value_learning_rate={value_learning_rate}; "
                 "rates must be positive."
             )
-        for name, number in (("outer_rollouts", outer_rollouts), ("value_updates", value_updates)):
+        for name, number in (
+            ("outer_rollouts", outer_rollouts),
+            ("update_interval", update_interval),
+            ("value_updates", value_updates),
+        ):
             if not isinstance(number, int) or isinstance(number, bool) or number < 1:
                 raise ValueError(f"MetaLearner got {name}={number!r}; it must be a whole number from 1.")
         if value_updates > 1 and value_net is None:
@@ -207,6 +214,7 @@ class MetaLearner:
         self.gamma = gamma
         self.gae_lambda = gae_lambda
         self.outer_rollouts = outer_rollouts
+        self.update_interval = update_interval
         self.value_updates = value_updates
         self.center_scores = center_scores
         self.shared_critic = shared_critic
@@ -214,8 +222,9 @@ class MetaLearner:
         self.value_optimizer = (
             None if value_net is None else torch.optim.Adam(value_net.parameters(), lr=value_learning_rate)
         )
-        # Inner steps that are not judged yet, oldest first, and the latest outer gradients.
-        self._steps: deque[InnerStep] = deque(maxlen=outer_rollouts)
+        # The latest inner steps, oldest first, with None for those that nobody judges; and the latest outer gradients.
+        self._steps: deque[InnerStep | None] = deque(maxlen=outer_rollouts)
+        self._n_steps = 0
         self._outer_gradients: deque[Tensor] = deque(maxlen=outer_rollouts)
         # What a shared v_φ is to be fitted to once the inner step is made; a save in between drops it.
         self._head_targets: Tensor | None = None
@@ -243,13 +252,14 @@ class MetaLearner:
         linearization = Linearization(policy, episodes.flat_observations, policy_actions(policy, episodes))
         advantages, judged = self.judge(episodes, values, self._known_values(policy, linearization))
         outer_loss = policy_gradient_loss(episodes.flatten(advantages), linearization.log_prob)
-        (cotangent,) = torch.autograd.grad(outer_loss, linearization.log_prob, retain_graph=True)
-        outer_gradient = flatten(linearization.log_prob_gradient(cotangent).values())
-        linearization.freeze()
-        self._outer_gradients.append(outer_gradient)
         stats = {"outer_loss": outer_loss.item()}
-        if len(self._steps) == self.outer_rollouts:  # then the gradients are those since the oldest step
-            mean = sum(self._outer_gradients, torch.zeros_like(outer_gradient)) / self.outer_rollouts
+        if any(step is not None for step in self._steps):  # this rollout judges one of them
+            (cotangent,) = torch.autograd.grad(outer_loss, linearization.log_prob, retain_graph=True)
+            self._outer_gradients.append(flatten(linearization.log_prob_gradient(cotangent).values()))
+        linearization.freeze()
+        if len(self._steps) == self.outer_rollouts and self._steps[0] is not None:
+            # The gradients are those of all rollouts since that step.
+            mean = sum(self._outer_gradients, torch.zeros_like(self._outer_gradients[0])) / self.outer_rollouts
             gradient = self.metagradient(policy, mean, vf_coef, normalize_advantage)
             stats["grad_norm"] = self.apply(gradient)
         self._pending = (episodes, values, judged, linearization)
@@ -268,12 +278,11 @@ class MetaLearner:
     def estimate(self, episodes: Episodes, values: Tensor) -> Estimate:
         """Advantages under the present ``η``; where the coming inner step is judged before ``η`` moves, they have their
         graph and are kept for that."""
-        if self.outer_rollouts > 1:
-            with torch.no_grad():
-                return self.estimator(episodes, values)
-        with torch.enable_grad():
-            self._estimate = self.estimator(episodes, values)
-        return self._estimate
+        kept = self.outer_rollouts == 1 and self._judges_next
+        with torch.set_grad_enabled(kept):
+            estimate = self.estimator(episodes, values)
+        self._estimate = estimate if kept else None
+        return estimate
 
     def metagradient(
         self, policy: nn.Module, outer_gradient: Tensor, vf_coef: float, normalize_advantage: bool
@@ -284,8 +293,8 @@ class MetaLearner:
         :param outer_gradient: ``∇_θ′`` of the outer loss, flat.
         :return: the gradient of the outer loss with respect to each parameter in ``η``.
         """
-        assert self._steps, "no inner step was recorded"
-        last = self._steps[0]
+        last = self._steps[0] if self._steps else None
+        assert last is not None, "no inner step was recorded"
         pulled = last.optimizer.pull_back(last.gradient, last.optimizer_state, outer_gradient)
         named = dict(policy.named_parameters())
         linearization = self._linearization
@@ -398,6 +407,11 @@ class MetaLearner:
         :raises ValueError: if the optimiser has no differentiable step here, or more than one gradient step is made.
         """
         assert self._pending is not None, "outer_step() comes before the inner step"
+        if not self._judges_next:
+            with self._pending[-1].answering(rows):
+                yield
+            self._end_step(None)
+            return
         settings = InnerOptimizer.of(optimizer, max_grad_norm)
         state = settings.state_of(optimizer)
         parameters = list(policy.parameters())
@@ -424,9 +438,18 @@ class MetaLearner:
         # The learning rate is read after the step: SB3 sets it from its schedule inside train().
         settings = InnerOptimizer.of(optimizer, max_grad_norm)
         episodes, values, judged, linearization = self._pending
-        self._steps.append(InnerStep(before, gradient, settings, state, episodes, values, judged))
+        self._end_step(InnerStep(before, gradient, settings, state, episodes, values, judged))
         self._linearization = linearization if self.outer_rollouts == 1 else None
-        self._pending = None
+
+    @property
+    def _judges_next(self) -> bool:
+        """Whether the coming inner step is one that later rollouts judge."""
+        return self._n_steps % self.update_interval == 0
+
+    def _end_step(self, step: InnerStep | None) -> None:
+        self._steps.append(step)
+        self._n_steps += 1
+        self._linearization = self._pending = None
 
     @property
     def outer_gradients(self) -> list[Tensor]:
@@ -442,6 +465,7 @@ class MetaLearner:
     def forget(self) -> None:
         """Drop the inner steps that are not judged yet, for when ``θ`` is set from outside."""
         self._steps.clear()
+        self._n_steps = 0
         self._outer_gradients.clear()
         self._linearization = self._estimate = self._pending = self._head_targets = None
 
@@ -458,7 +482,8 @@ class MetaLearner:
             "value_net": None if self.value_net is None else self.value_net.state_dict(),
             "value_optimizer": None if self.value_optimizer is None else self.value_optimizer.state_dict(),
             "outer_gradients": list(self._outer_gradients),
-            "steps": [step.state_dict() for step in self._steps],
+            "steps": [None if step is None else step.state_dict() for step in self._steps],
+            "n_steps": self._n_steps,
         }
 
     def load_state_dict(self, state: dict[str, Any], strict: bool = True) -> None:
@@ -469,7 +494,8 @@ class MetaLearner:
             self.value_optimizer.load_state_dict(state["value_optimizer"])
         self.forget()
         self._outer_gradients.extend(state["outer_gradients"])
-        self._steps.extend(InnerStep.of(step) for step in state["steps"])
+        self._steps.extend(None if step is None else InnerStep.of(step) for step in state["steps"])
+        self._n_steps = state["n_steps"]
 
 
 def unroll(

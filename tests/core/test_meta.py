@@ -386,7 +386,7 @@ def test_the_second_trajectory_is_reused_as_the_first_of_the_next_turn() -> None
         stats = run.turn(rollout)
         assert ("grad_norm" in stats) == (i > 0)
         last = run.meta._steps[-1]
-        assert last.episodes is rollout[0]
+        assert last is not None and last.episodes is rollout[0]
         assert last.values is rollout[1]
 
 
@@ -405,12 +405,14 @@ def test_eta_moves_by_an_adam_step_along_the_metagradient() -> None:
 
 
 @pytest.mark.parametrize("case", [{}, {"optimizer": "adam", "normalize": True}, {"estimator": StateLambda}])
-def test_several_rollouts_judge_the_oldest_inner_step(case: dict[str, Any]) -> None:
+@pytest.mark.parametrize(("count", "interval"), [(3, 1), (3, 2), (2, 4), (1, 2)])
+def test_several_rollouts_judge_the_oldest_inner_step(case: dict[str, Any], count: int, interval: int) -> None:
     """Their outer gradients, each at its own ``θ``, are averaged; through the step goes naive double backward: the
-    optimiser's part where the step was made, the advantages' part at the present ``η``."""
-    count = 3
-    run = Run(outer_rollouts=count, learning_rate=0.02, **case)
-    rollouts = [make_rollout("mlp", seed) for seed in range(20, 27)]
+    optimiser's part where the step was made, the advantages' part at the present ``η``. Of the inner steps only every
+    ``interval``-th is judged."""
+    run = Run(outer_rollouts=count, update_interval=interval, learning_rate=0.02, **case)
+    rollouts = [make_rollout("mlp", seed) for seed in range(20, 28)]
+    judged = range(0, len(rollouts) - count, interval)
     outer, pulls = [], []
     for index, rollout in enumerate(rollouts):
         theta, memory = run.theta.requires_grad_(), memory_of(run)
@@ -422,9 +424,9 @@ def test_several_rollouts_judge_the_oldest_inner_step(case: dict[str, Any]) -> N
         moved = naive_step(run.policy, theta.detach(), memory, made, run.optimizer_name, run.max_norm)
         assert torch.allclose(moved, run.theta, rtol=0, atol=1e-12)
         pulls.append((theta, made, moved))
-        assert ("grad_norm" in stats) == (index >= count)
-        if index >= count:
-            oldest = index - count
+        oldest = index - count
+        assert ("grad_norm" in stats) == (oldest in judged)
+        if oldest in judged:
             theta, made, moved = pulls[oldest]
             (along,) = torch.autograd.grad(moved, made, torch.stack(outer[oldest + 1 : index + 1]).mean(0))
             gradient = naive_gradient(run.policy, eta, theta, rollouts[oldest], run.normalize)
@@ -432,7 +434,7 @@ def test_several_rollouts_judge_the_oldest_inner_step(case: dict[str, Any]) -> N
             scale = max(part.abs().max().item() for part in wanted)
             for one, other in zip(run.applied[-1], wanted, strict=True):
                 assert torch.allclose(one, other, rtol=0, atol=1e-9 * scale)
-    assert len(run.applied) == len(rollouts) - count
+    assert len(run.applied) == len(judged) > 1
 
 
 def test_waiting_steps_keep_no_graph(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -566,15 +568,15 @@ def test_centred_scores_are_those_of_the_inner_step_s_episodes(monkeypatch: pyte
 
 
 def make_full_run() -> Run:
-    run = Run(value_net=value_net(), outer_rollouts=2, learning_rate=0.02)
-    for seed in (10, 20, 30):
+    run = Run(value_net=value_net(), outer_rollouts=3, update_interval=2, learning_rate=0.02)
+    for seed in range(10, 15):
         run.turn(make_rollout("mlp", seed))
     return run
 
 
 def continued(run: Run) -> dict[str, Tensor]:
     stats: dict[str, float] = {}
-    for seed in (40, 50):
+    for seed in range(40, 44):
         stats = run.turn(make_rollout("mlp", seed))
     assert run.meta.value_net is not None
     return {
@@ -587,7 +589,7 @@ def continued(run: Run) -> dict[str, Tensor]:
 
 def resumed(state: dict[str, Any], source: Run) -> Run:
     """A fresh learner beside a policy at the same point, with this state."""
-    run = Run(value_net=value_net(), outer_rollouts=2, learning_rate=0.02)
+    run = Run(value_net=value_net(), outer_rollouts=3, update_interval=2, learning_rate=0.02)
     run.policy.load_state_dict(source.policy.state_dict())
     run.optimizer.load_state_dict(copy.deepcopy(source.optimizer.state_dict()))
     run.estimator.load_state_dict(source.estimator.state_dict())
@@ -607,10 +609,10 @@ def test_no_entry_of_the_state_can_be_lost() -> None:
     """Each entry replaced by that of a fresh learner changes the run that follows."""
     source = make_full_run()
     state = copy.deepcopy(source.meta.state_dict())
-    fresh = Run(value_net=value_net(), outer_rollouts=2, learning_rate=0.02).meta.state_dict()
+    fresh = Run(value_net=value_net(), outer_rollouts=3, update_interval=2, learning_rate=0.02).meta.state_dict()
     runs = {entry: resumed({**state, entry: fresh[entry]}, source) for entry in state}
     wanted = continued(source)
-    assert set(state) == {"optimizer", "value_net", "value_optimizer", "outer_gradients", "steps"}
+    assert set(state) == {"optimizer", "value_net", "value_optimizer", "outer_gradients", "steps", "n_steps"}
     for entry, run in runs.items():
         found = continued(run)
         assert any(not torch.equal(found[name], wanted[name]) for name in wanted), entry
@@ -844,6 +846,8 @@ BAD: dict[str, tuple[str, Callable[[], MetaLearner]]] = {
             ("outer_rollouts", 0),
             ("outer_rollouts", 2.0),
             ("outer_rollouts", True),
+            ("update_interval", 0),
+            ("update_interval", 1.5),
             ("gamma", 1.5),
             ("gamma", float("nan")),
             ("gae_lambda", -0.1),

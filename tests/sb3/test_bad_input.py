@@ -170,7 +170,7 @@ CASES: dict[str, tuple[type[Exception], str, Callable[[], Any]]] = {
     ),
     "a lifetime judged by later rollouts": (
         ValueError,
-        "InnerLoopReset got outer_rollouts=4, center_scores=False; it goes through all inner steps",
+        "InnerLoopReset got outer_rollouts=4, update_interval=1, center_scores=False; it goes through all inner steps",
         lambda: build(A2C, n_episodes=1, estimator_class=PWR).learn(10, callback=InnerLoopReset(2, outer_rollouts=4)),
     ),
     "an outer loop without weights": (

@@ -47,6 +47,11 @@ SUBJECTS: dict[str, tuple[type, dict[str, Any], Any]] = {
     "MetaPWTD": (MetaPWTD, META, lambda: None),
     "MetaPWTD, n_steps": (MetaPWTD, {**META, "n_episodes": None, "n_steps": 5}, lambda: None),
     "MetaPWR, Adam": (MetaPWR, {**META, "policy_kwargs": {"optimizer_class": torch.optim.Adam}}, lambda: None),
+    "MetaPWR, every second rollout": (
+        MetaPWR,
+        {"meta_kwargs": {**META["meta_kwargs"], "update_interval": 2}},
+        lambda: None,
+    ),
     "MetaPWR, shared critic": (
         MetaPWR,
         {"meta_kwargs": {**META["meta_kwargs"], "shared_critic": True}, "critic_updates": 3},
@@ -161,7 +166,7 @@ def test_every_state_that_is_trained_is_saved() -> None:
     model = learn(make("MetaPWR"), "MetaPWR", 20)
     saved = model.get_parameters()
     assert set(saved) == {"policy", "policy.optimizer", "estimator", "meta"}
-    assert {"optimizer", "value_net", "value_optimizer", "outer_gradients", "steps"} == set(saved["meta"])
+    assert {"optimizer", "value_net", "value_optimizer", "outer_gradients", "steps", "n_steps"} == set(saved["meta"])
     for optimizer in (saved["policy.optimizer"], saved["meta"]["optimizer"], saved["meta"]["value_optimizer"]):
         assert optimizer["state"], "the optimisers have something to remember, and it is here"
     assert saved["meta"]["steps"][-1]["optimizer_state"]["square_avg"].any()
