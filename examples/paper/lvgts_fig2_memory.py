@@ -51,7 +51,7 @@ class Settings:
     seeds: int
     other_seeds: int
     episodes: dict[str, int]
-    first_seed: int = 15
+    first_seed: int = 58
     learning_starts: int = 256
     evaluate_every: int = 250
     evaluation_episodes: int = 128
@@ -255,7 +255,7 @@ FIGURE = Figure(
             evaluate_every=16,
             evaluation_episodes=16,
         ),
-        "cpu": Settings(seeds=20, other_seeds=20, episodes=episodes(2000, 6000, 8000)),
+        "cpu": Settings(seeds=20, other_seeds=20, episodes=episodes(2000, 8000, 8000)),
         "paper": Settings(seeds=20, other_seeds=20, episodes=episodes(4000, 16_000, 16_000)),
     },
     stages=[training],
