@@ -189,14 +189,14 @@ def fuse(horizon: int, batch: int, width: int) -> tuple[float, float]:
 
     # The first call in a process allocates libraries' own memory, and takes its time; so does the first backward() with
     # a gradient, for which torch imports a whole algebra system.
-    _Fusion.apply(*embeddings(64), rates, None, None).backward(torch.randn(batch, 64, 64))
+    _Fusion.apply(*embeddings(64), rates, None).backward(torch.randn(batch, 64, 64))
     leaves, signal = embeddings(horizon), torch.randn(batch, horizon, horizon)
     Path("/proc/self/clear_refs").write_text("5")  # start the peak afresh (Linux)
     before = memory("VmRSS")
-    _Fusion.apply(*leaves, rates, None, None).backward(signal)
+    _Fusion.apply(*leaves, rates, None).backward(signal)
     added = memory("VmHWM") - before
     start = time.process_time()
-    _Fusion.apply(*leaves, rates, None, None).backward(signal)
+    _Fusion.apply(*leaves, rates, None).backward(signal)
     return time.process_time() - start, added
 
 

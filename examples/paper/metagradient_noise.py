@@ -119,7 +119,7 @@ def measure(
 ) -> Outcome:
     """One run; the arguments are those of :class:`Settings`."""
     rules = KeyToDoorRules(**env)
-    own = figure5.PRODUCT["weights_kwargs"]
+    own = figure5.WARM["estimator_kwargs"]["weights_kwargs"]
     start = discount_logits(rules.horizon, own["initial_discount"], own["initial_floor"]).float()
     weights_kwargs = {"start": start, "kinds": kinds_of_pairs(rules.phases.starts)}
     meta_kwargs = {

@@ -26,6 +26,7 @@ COLOURS = {
     "Meta-PWTD": "#D55E00",
     "A2C": "#000000",
     "A2C, γ = 1": "#8C8C8C",
+    "A2C, not normalised": "#BFBFBF",
     "Meta-λ(s)": "#56B4E9",
     "RGM": "#009E73",
     "A2C-RR": "#CC79A7",

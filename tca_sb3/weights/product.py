@@ -52,10 +52,6 @@ class Product(PairwiseWeights):
         nor 1, instead of at ½; what is learned is added under the sigmoid. A warm start: learning begins as it would
         with that discount. Ours.
     :param initial_floor: the least of these weights; where it is small, so is the gradient.
-    :param center: subtract from every logit the mean of what is learned over pairs with a reward (where there is none,
-        over all). Ours. Where advantages are normalised, or the optimiser rescales gradients, the overall size of the
-        weights changes nothing; left alone it drifts until the sigmoid saturates. Weights then depend on the batch
-        through this mean.
     :raises ValueError: if ``make_encoder`` is missing, a size is not positive, a lag scale is under 1 step, the
         discount is not in [0, 1] or the floor not in (0, ½].
     """
@@ -71,7 +67,6 @@ class Product(PairwiseWeights):
         embedding_scale: float = 2.0,
         initial_discount: float | None = None,
         initial_floor: float = 0.1,
-        center: bool = False,
     ) -> None:
         super().__init__(observation_space)
         if min(embedding_dim, hidden_dim) < 1 or min(lag_scales, default=1.0) < 1.0 or not embedding_scale > 0:
@@ -86,7 +81,6 @@ class Product(PairwiseWeights):
                 "lie in [0, 1], or be None, and the floor above 0 and up to 0.5."
             )
         self.initial_discount, self.initial_floor = initial_discount, initial_floor
-        self.center = center
         self.encoder, features_dim = new_encoder(type(self).__name__, make_encoder)
         self.trunk = nn.Sequential(nn.Linear(features_dim, hidden_dim), nn.Tanh())
         self.action_head = nn.Linear(hidden_dim, embedding_dim)
@@ -117,11 +111,6 @@ class Product(PairwiseWeights):
         states = map_observations(lambda part: part.flatten(0, 1), episodes.observations)
         hidden = self.trunk(self.encoder(states)).view(horizon + 1, batch, -1).transpose(0, 1)
         credit, arrival = self.action_head(hidden[:, :-1]), self.reward_head(hidden[:, 1:])  # a(S_t), b(S_k), (B, T, d)
-        counted = None
-        if self.center:
-            real = episodes.mask.T.to(credit.dtype)
-            paid = real * (episodes.rewards.T != 0)
-            counted = paid if paid.any() else real
         # The term of the lag alone is one more dimension, in which both embeddings are 1.
         one = hidden.new_ones(()).expand(batch, horizon, 1)
         credit, arrival = torch.cat([credit, one], 2), torch.cat([arrival, one], 2)
@@ -130,7 +119,7 @@ class Product(PairwiseWeights):
         start = None
         if self.initial_discount is not None:
             start = discount_logits(horizon, self.initial_discount, self.initial_floor).to(rates)
-        return _Fusion.apply(credit, arrival, coefficients, rates, start, counted)
+        return _Fusion.apply(credit, arrival, coefficients, rates, start)
 
 
 def discount_logits(horizon: int, discount: float, floor: float) -> Tensor:
@@ -146,9 +135,6 @@ class _Fusion(torch.autograd.Function):
     """``σ(s[t, k] + Σ_{d,m} credit[t, d] · arrival[k, d] · coefficients[m, d] · exp(−rates[m] (k − t)))``, 0 where
     ``k <= t``; ``s`` is ``start``.
 
-    With ``counted``, ``(B, T)``, the mean of the sums over pairs is taken off first; a pair counts as much as its
-    reward's step does there.
-
     By blocks: with ``r`` the first ``k`` of a block, ``exp(−rate (k − t))`` is ``exp(−rate (k − r))`` times
     ``exp(−rate (r − t))``, and a block is one batched matrix product over the ``(m, d)`` pairs. Nothing but the inputs
     and the weights is kept for the backward pass.
@@ -162,47 +148,34 @@ class _Fusion(torch.autograd.Function):
         coefficients: Tensor,
         rates: Tensor,
         start: Tensor | None,
-        counted: Tensor | None,
     ) -> Tensor:
         batch, horizon, _ = credit.shape
         weights = credit.new_empty(batch, horizon, horizon)
         for block in _blocks(batch, horizon, rates):
             left, right = block.factors(credit, arrival, coefficients)
             weights[block.pairs] = torch.bmm(left.flatten(2), right.flatten(2).transpose(1, 2))
-        if counted is not None:
-            weights.sub_((weights.triu_() * counted.unsqueeze(1)).sum() / _n_pairs(counted))
         if start is not None:
             weights.add_(start)
         weights.sigmoid_().triu_()  # in place: beside the inputs one tensor of the size of all pairs is kept
-        ctx.save_for_backward(credit, arrival, coefficients, rates, counted, weights)
+        ctx.save_for_backward(credit, arrival, coefficients, rates, weights)
         return weights
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        credit, arrival, coefficients, rates, counted, weights = ctx.saved_tensors
+        credit, arrival, coefficients, rates, weights = ctx.saved_tensors
         blocks = list(_blocks(credit.shape[0], credit.shape[1], rates))
         # One for all blocks: the allocator's fresh pages would cost more than the arithmetic.
         scratch = weights.new_empty(max(weights[block.pairs].numel() for block in blocks))
 
-        def slope_of(block: _Block) -> Tensor:
-            """What reaches the logits of a block; 0 where there is no pair ``t < k``, for there the weight is 0."""
-            weight = weights[block.pairs]
-            slope = scratch[: weight.numel()].view(weight.shape)
-            torch.addcmul(weight, weight, weight, value=-1, out=slope)
-            return slope.mul_(gradient[block.pairs])
-
-        if counted is not None:
-            # A block is made twice rather than all of them kept: they would be as large as the weights.
-            total = torch.stack([slope_of(block).sum() for block in blocks]).sum()
-            share = counted * (total / _n_pairs(counted))
         into_credit, into_arrival = torch.zeros_like(credit), torch.zeros_like(arrival)
         into_coefficients = torch.zeros_like(coefficients)
         for block in blocks:
-            slope = slope_of(block)
-            if counted is not None:  # the mean logit takes back what all pairs have in common
-                slope.sub_(share[block.episodes, block.columns].unsqueeze(1))
-                slope.triu_(block.rows.start - block.columns.start)
+            weight = weights[block.pairs]
+            # What reaches the logits; 0 where there is no pair t < k, for there the weight is 0.
+            slope = scratch[: weight.numel()].view(weight.shape)
+            torch.addcmul(weight, weight, weight, value=-1, out=slope)
+            slope.mul_(gradient[block.pairs])
             left, right = block.factors(credit, arrival, coefficients)
             # What reaches credit[t, d] · coefficients[m, d], then what reaches arrival.
             mixed = torch.bmm(slope, right.flatten(2)).view(left.shape).mul_(block.decay_rows.unsqueeze(2))
@@ -210,7 +183,7 @@ class _Fusion(torch.autograd.Function):
             into_coefficients += mixed.mul_(credit[block.episodes, block.rows].unsqueeze(2)).sum((0, 1))
             reached = torch.bmm(slope.transpose(1, 2), left.flatten(2)).view(right.shape)
             into_arrival[block.episodes, block.columns] += reached.mul_(block.decay_columns.unsqueeze(2)).sum(2)
-        return into_credit, into_arrival, into_coefficients, None, None, None
+        return into_credit, into_arrival, into_coefficients, None, None
 
 
 class _Block(NamedTuple):
@@ -250,8 +223,3 @@ def _blocks(batch: int, horizon: int, rates: Tensor) -> Iterator[_Block]:
                 yield _Block(
                     slice(first, first + together), slice(top, bottom), slice(start, stop), decay_rows, decay_columns
                 )
-
-
-def _n_pairs(counted: Tensor) -> Tensor:
-    """How many pairs ``t < k`` end in the steps that count."""
-    return counted.sum(0) @ torch.arange(1, counted.shape[1] + 1, dtype=counted.dtype, device=counted.device)

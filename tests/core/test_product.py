@@ -30,43 +30,31 @@ def randomised(function: Product) -> Product:
 
 @pytest.mark.parametrize("kind", SPACES)
 @pytest.mark.parametrize("lag_scales", [(), (2.0, 8.0)])
-@pytest.mark.parametrize("center", [False, True])
-def test_it_is_the_sum_over_embedding_dimensions(kind: str, lag_scales: tuple[float, ...], center: bool) -> None:
-    """``σ(c_0(k − t) + Σ_d a_d(S_t) b_d(S_k) c_d(k − t))``, pair by pair, one observation at a time; centred, less
-    the mean over pairs with a reward."""
+def test_it_is_the_sum_over_embedding_dimensions(kind: str, lag_scales: tuple[float, ...]) -> None:
+    """``σ(c_0(k − t) + Σ_d a_d(S_t) b_d(S_k) c_d(k − t))``, pair by pair, one observation at a time."""
     encoder = lambda: FloatEncoder(kind)  # noqa: E731
-    function = randomised(
-        Product(SPACES[kind], encoder, embedding_dim=3, hidden_dim=4, lag_scales=lag_scales, center=center)
-    )
+    function = randomised(Product(SPACES[kind], encoder, embedding_dim=3, hidden_dim=4, lag_scales=lag_scales))
     episodes = random_episodes(LENGTHS, kind)
-    episodes.rewards[1::3] = 0.0
     weights = function(episodes)
 
     def embed(head: nn.Module, time: int, b: int) -> Tensor:
         one = map_observations(lambda part: part[time, b].unsqueeze(0), episodes.observations)
         return head(function.trunk(function.encoder(one)))[0]
 
-    steps = [(t, b) for b, length in enumerate(LENGTHS) for t in range(length)]
-    paid = [(t, b) for t, b in steps if episodes.rewards[t, b] != 0]
-    logits = {}
     for b, t, k in pairs(LENGTHS):
         lag = torch.tensor(float(k + 1 - t))  # column k holds arrival time k + 1
         features = torch.stack([torch.ones(()), *(torch.exp(-lag / scale) for scale in lag_scales)]).double()
         c = features @ function.lag_coefficients
         a, arrival = embed(function.action_head, t, b), embed(function.reward_head, k + 1, b)
-        logits[b, t, k] = features @ function.lag_bias + sum(a[d] * arrival[d] * c[d] for d in range(3))
-    counted = [logit for (b, _, k), logit in logits.items() if (k, b) in paid]
-    assert len(counted) < len(logits)
-    shift = sum(counted) / len(counted) if center else 0.0
-    for (b, t, k), logit in logits.items():
-        assert weights[b, t, k].item() == pytest.approx(torch.sigmoid(logit - shift).item(), abs=1e-6)
+        logit = features @ function.lag_bias + sum(a[d] * arrival[d] * c[d] for d in range(3))
+        assert weights[b, t, k].item() == pytest.approx(torch.sigmoid(logit).item(), abs=1e-6)
 
 
 @pytest.mark.parametrize("lengths", [[1], [33, 33], [70, 32, 3]])
-@pytest.mark.parametrize("center", [False, True])
+@pytest.mark.parametrize("started", [False, True])
 @pytest.mark.parametrize(("side", "together"), [(module._SIDE, module._BLOCK_PAIRS), (20, 900)])
 def test_gradients_are_those_of_the_materialised_form(
-    lengths: list[int], center: bool, side: int, together: int, monkeypatch: pytest.MonkeyPatch
+    lengths: list[int], started: bool, side: int, together: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Over several blocks, of times and of episodes, with padding, every gradient: ``(B, T, T, d)`` written out is the
     oracle."""
@@ -81,18 +69,14 @@ def test_gradients_are_those_of_the_materialised_form(
     leaves = credit, arrival, coefficients = leaf(batch, horizon, 3), leaf(batch, horizon, 3), leaf(4, 3)
     rates = torch.tensor([0.0, 1.0, 0.25, 0.01], dtype=torch.float64)
     steps = torch.tensor(lengths)
-    start = leaf(horizon, horizon).detach() if center else None
-    counted = (torch.arange(horizon) < steps.unsqueeze(1)).double()
-    counted[:, 1::3] = 0.0
-    weights = module._Fusion.apply(credit, arrival, coefficients, rates, start, counted if center else None)
+    start = leaf(horizon, horizon).detach() if started else None
+    weights = module._Fusion.apply(credit, arrival, coefficients, rates, start)
 
     times = torch.arange(horizon)
     lags = (times + 1 - times.unsqueeze(1)).clamp(min=0)
     real = (times < steps.unsqueeze(1)).unsqueeze(1).expand(-1, horizon, -1).triu()
     decays = torch.exp(-rates.view(-1, 1, 1) * lags)
     logits = torch.einsum("btd,bkd,md,mtk->btk", credit, arrival, coefficients, decays)
-    if center:
-        logits = logits - logits[real & (counted > 0).unsqueeze(1)].mean()
     logits = logits if start is None else logits + start
     wanted = torch.sigmoid(logits)
     assert torch.allclose(weights[real], wanted[real], rtol=0, atol=1e-14)
@@ -109,31 +93,13 @@ def test_short_scales_and_long_episodes_stay_finite() -> None:
     leaves = [
         torch.randn(shape, generator=generator).requires_grad_() for shape in ((1, 1000, 4), (1, 1000, 4), (2, 4))
     ]
-    weights = module._Fusion.apply(*leaves, torch.tensor([1.0, 0.001]), None, None)
+    weights = module._Fusion.apply(*leaves, torch.tensor([1.0, 0.001]), None)
     weights.sum().backward()
     assert torch.isfinite(weights).all()
     for leaf in leaves:
         assert leaf.grad is not None
         assert torch.isfinite(leaf.grad).all()
         assert leaf.grad.any()
-
-
-def test_centred_weights_do_not_feel_the_constant_nor_the_padding() -> None:
-    function = randomised(Product(SPACES["box"], lambda: FloatEncoder("box"), center=True))
-    episodes = random_episodes(LENGTHS, "box")
-    with torch.no_grad():
-        function.lag_coefficients.mul_(0.01)
-
-    def used() -> Tensor:
-        weights = function(episodes)
-        return torch.stack([weights[pair] for pair in pairs(LENGTHS)])
-
-    before = used()
-    with torch.no_grad():
-        function.lag_bias[0] += 3.0
-    assert torch.allclose(before, used(), rtol=0, atol=1e-12)
-    logits = torch.logit(before)
-    assert logits.mean().item() == pytest.approx(0.0, abs=1e-9)
 
 
 @pytest.mark.parametrize("embedding_dim", [1, 6, 7])
@@ -174,10 +140,9 @@ def test_near_and_far_pairs_start_with_dimensions_of_their_own() -> None:
         assert torch.allclose(function.action_head.bias.grad, wanted, rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("center", [False, True])
-def test_it_can_start_as_a_discount(center: bool) -> None:
+def test_it_can_start_as_a_discount() -> None:
     """And what is learned then comes on top, the same as from ½."""
-    kwargs: dict[str, Any] = {"center": center, "lag_scales": (2.0, 5.0)}
+    kwargs: dict[str, Any] = {"lag_scales": (2.0, 5.0)}
     torch.manual_seed(0)
     plain = Product(SPACES["box"], lambda: FloatEncoder("box"), **kwargs).double()
     warm = Product(
