@@ -1,6 +1,6 @@
 """LVGTS where episodes are long: a dummy memory task stretched by a longer distractor phase.
 
-    python examples/benchmarks/lvgts_long_episodes.py --task dummy-AMT --length 50 --episodes 4000 --first-seed 51
+    python examples/benchmarks/lvgts_long_episodes.py --task dummy-AMT --length 100 --episodes 5000 --first-seed 78
 
 Runs side by side (``learn_together``), default settings but for ``n_recalls`` and ``dense_updates``. The recall phase
 stays as long as it is in 15 steps, so that the best return stays 2. Writes the return of the policy without noise,
@@ -66,10 +66,10 @@ def main() -> None:
     parser.add_argument("--task", choices=TASKS, default="dummy-AMT")
     parser.add_argument("--length", type=int, default=50, help="steps in an episode")
     parser.add_argument("--n-recalls", type=int, default=10)
-    parser.add_argument("--dense-updates", type=int, default=1000)
+    parser.add_argument("--dense-updates", type=int, default=300)
     parser.add_argument("--episodes", type=int, default=4000)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--first-seed", type=int, default=51)
+    parser.add_argument("--first-seed", type=int, default=78)
     options = parser.parse_args()
     models, curves = [], []
     stretched = {"length": options.length, "t2": options.length - RECALL_STEPS - 1}
