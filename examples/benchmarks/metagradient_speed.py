@@ -31,6 +31,7 @@ from algorithm_speed import as_markdown, memory, ratios
 sys.path.append(str(Path(__file__).resolve().parents[1] / "paper"))
 
 import fig4_5_key_to_door as figure5
+from plotting import drawing
 
 import tca_envs  # noqa: F401 (registers Key-to-Door)
 from tca_sb3 import A2C, HPWR, MetaPWR, MetaPWTD
@@ -168,19 +169,70 @@ def iterations(rounds: int) -> pd.DataFrame:
     return ratios(seconds, "ms", 1e3)
 
 
+SIZES = {
+    "T": [(60, 16, 32), (120, 16, 32), (240, 16, 32), (480, 16, 32), (1000, 16, 32)],
+    "B": [(120, 4, 32), (120, 16, 32), (120, 64, 32)],
+    "d": [(120, 16, 8), (120, 16, 32), (120, 16, 128)],
+}
+
+
 def growth(rounds: int) -> pd.DataFrame:
-    """Meta-PWR by A2C at other sizes, one changed at a time."""
+    """Meta-PWR by A2C at other sizes, one changed at a time: seconds, and what an update adds to the memory in use."""
     rows = []
-    sizes = [(60, 16, 32), (120, 16, 32), (240, 16, 32), (480, 16, 32), (120, 4, 32), (120, 64, 32), (120, 16, 128)]
-    for horizon, batch, width in sizes:
+    for horizon, batch, width in dict.fromkeys(size for sizes in SIZES.values() for size in sizes):
         wide = {"weights_kwargs": {"embedding_dim": width}}
         models = {
             "A2C": collected(A2C, horizon, batch),
             "Meta-PWR": collected(MetaPWR, horizon, batch, estimator_kwargs=wide),
         }
         found = compare(models, rounds).iloc[1]
-        rows.append({"T": horizon, "B": batch, "d": width, **found[["ms", "ratio", "q25", "q75"]].to_dict()})
+        command = [sys.executable, __file__, "--peak", str(horizon), str(batch), str(width)]
+        peaks = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
+        rows.append(
+            {
+                "T": horizon,
+                "B": batch,
+                "d": width,
+                **found[["ms", "ratio", "q25", "q75"]].to_dict(),
+                "A2C adds (MB)": float(peaks[0]),
+                "Meta-PWR adds (MB)": float(peaks[1]),
+            }
+        )
     return pd.DataFrame(rows)
+
+
+def peaks(horizon: int, batch: int, width: int) -> tuple[float, float]:
+    """Megabytes that an update adds to the memory in use at its highest, of A2C and of Meta-PWR."""
+    found = []
+    wide = {"weights_kwargs": {"embedding_dim": width}}
+    for model in (collected(A2C, horizon, batch), collected(MetaPWR, horizon, batch, estimator_kwargs=wide)):
+        Path("/proc/self/clear_refs").write_text("5")  # start the peak afresh (Linux)
+        before = memory("VmRSS")
+        model.learn(horizon * batch, reset_num_timesteps=False)
+        found.append(memory("VmHWM") - before)
+    return found[0], found[1]
+
+
+def plot_growth(table: pd.DataFrame, path: Path) -> None:
+    """Time by A2C's, and memory, against each size."""
+    sizes = table.set_index(["T", "B", "d"])
+    with drawing(path, 7.2, 3.8) as figure:
+        above, below = figure.subplots(2, len(SIZES), sharey="row", sharex="col")
+        for column, (name, shown) in enumerate(SIZES.items()):
+            part = sizes.loc[shown].reset_index()
+            quartiles = [part["ratio"] - part["q25"], part["q75"] - part["ratio"]]
+            above[column].errorbar(part[name], part["ratio"], quartiles, marker="o", capsize=2, color="#0072B2")
+            for method, colour in (("A2C", "#000000"), ("Meta-PWR", "#0072B2")):
+                below[column].plot(part[name], part[f"{method} adds (MB)"], marker="o", color=colour, label=method)
+            below[column].set_xlabel(name)
+            below[column].set_xscale("log")
+            below[column].set_xticks(part[name], [str(number) for number in part[name]], minor=False)
+            below[column].minorticks_off()
+            below[column].set_yscale("log")
+        above[0].set_ylabel("time of an update\nby A2C's")
+        above[0].set_ylim(bottom=0)
+        below[0].set_ylabel("memory an\nupdate adds (MB)")
+        below[0].legend()
 
 
 def fuse(horizon: int, batch: int, width: int) -> tuple[float, float]:
@@ -220,16 +272,22 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/benchmarks"))
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--fuse", type=int, nargs=3, help=argparse.SUPPRESS)
+    parser.add_argument("--peak", type=int, nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.peak:
+        print(*peaks(*options.peak))
+        return
     if options.fuse:
         print(*fuse(*options.fuse))
         return
     options.out.mkdir(parents=True, exist_ok=True)
+    grown = growth(max(3, options.rounds // 3))
+    plot_growth(grown, options.out / "metagradient_growth.png")
     parts = [
         ("One update (T = 120, B = 16, d = 32, conv16-conv32-fc64)", methods(options.rounds)),
         ("The same, critics with one further step", one_critic(options.rounds)),
         ("One iteration of Figure 5 (T = 120, B = 64)", iterations(options.rounds)),
-        ("Growth of a Meta-PWR update; ratios to A2C of that size", growth(max(3, options.rounds // 3))),
+        ("Growth of a Meta-PWR update; ratios to A2C of that size", grown),
         ("Fusion of embeddings and its gradient (B = 16, d = 32)", fusion()),
     ]
     text = "\n\n".join(f"### {title}\n\n{as_markdown(table)}" for title, table in parts)
