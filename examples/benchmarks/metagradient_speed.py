@@ -228,7 +228,7 @@ def plot_growth(table: pd.DataFrame, path: Path) -> None:
             below[column].set_xscale("log")
             below[column].set_xticks(part[name], [str(number) for number in part[name]], minor=False)
             below[column].minorticks_off()
-            below[column].set_yscale("log")
+            below[column].set_yscale("symlog", linthresh=10)  # small updates fit into memory that is free already
         above[0].set_ylabel("time of an update\nby A2C's")
         above[0].set_ylim(bottom=0)
         below[0].set_ylabel("memory an\nupdate adds (MB)")
