@@ -116,7 +116,7 @@ def train(method: str, seed: int, frames: int, env: str, n_envs: int, points: in
     }
     torch.distributions.Distribution.set_default_validate_args(False)
     model = getattr(tca_sb3, name)(
-        "MlpPolicy", venv, policy_kwargs=policy_kwargs, seed=seed, device="cpu", **SHARED, **own
+        "MlpPolicy", venv, policy_kwargs=policy_kwargs, seed=seed, device="cpu", **(SHARED | own)
     )
     finished = FinishedEpisodes()
     model.learn(frames, callback=finished)
