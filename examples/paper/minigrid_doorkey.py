@@ -40,13 +40,12 @@ SHARED: dict[str, Any] = {
 }
 META: dict[str, Any] = {"outer_rollouts": 16, "learning_rate": 1e-3}
 EPISODES: dict[str, Any] = {"n_episodes": 1}
-WEIGHTED: dict[str, Any] = {**EPISODES, "normalize_advantage": False}
 
 METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "A2C, 128 steps": ("A2C", {"n_steps": 128}),
     "A2C": ("A2C", EPISODES),
-    "Meta-PWTD": ("MetaPWTD", {**WEIGHTED, "meta_kwargs": META}),
-    "Meta-PWR": ("MetaPWR", {**WEIGHTED, "meta_kwargs": {**META, "shared_critic": True}}),
+    "Meta-PWTD": ("MetaPWTD", {**EPISODES, "meta_kwargs": META}),
+    "Meta-PWR": ("MetaPWR", {**EPISODES, "meta_kwargs": {**META, "shared_critic": True}}),
 }
 
 
