@@ -115,9 +115,14 @@ def pairwise_memory(horizon: int, batch: int = 16) -> float:
     """Megabytes that a pairwise sum and its gradient add to a fresh process, weights included."""
     weights = torch.rand(batch, horizon, horizon, requires_grad=True)
     signal = torch.randn(horizon, batch)
+    return added_memory(lambda: pairwise_sum(weights, signal).sum().backward())
+
+
+def added_memory(work: Callable[[], Any]) -> float:
+    """Megabytes that ``work`` adds to the memory in use at its highest; 0 where it finds room left free before."""
     Path("/proc/self/clear_refs").write_text("5")  # start the peak afresh (Linux)
     before = memory("VmRSS")
-    pairwise_sum(weights, signal).sum().backward()
+    work()
     return memory("VmHWM") - before
 
 
@@ -127,12 +132,18 @@ def memory(field: str) -> float:
     return next(int(line.split()[1]) for line in lines if line.startswith(field)) / 1024
 
 
+def in_fresh_process(script: str, *arguments: Any) -> list[float]:
+    """The numbers that a script prints, run by itself with these arguments."""
+    command = [sys.executable, script, *map(str, arguments)]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    return [float(number) for number in done.stdout.split()]
+
+
 def memory_table() -> pd.DataFrame:
     """Peak memory against the episode length, each in a process of its own."""
     rows = []
     for horizon in (60, 120, 240, 500, 1000):
-        command = [sys.executable, __file__, "--memory-of", str(horizon)]
-        added = float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+        (added,) = in_fresh_process(__file__, "--memory-of", horizon)
         weights = 16 * horizon**2 * 4 / 2**20
         rows.append({"T": horizon, "weights (MB)": weights, "added by sum and gradient (MB)": added})
     return pd.DataFrame(rows)

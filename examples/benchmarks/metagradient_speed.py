@@ -17,16 +17,16 @@ import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported
 
-import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
-from algorithm_speed import as_markdown, memory, ratios
+from algorithm_speed import added_memory, as_markdown, in_fresh_process, ratios
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "paper"))
 
@@ -176,41 +176,38 @@ SIZES = {
 }
 
 
+def sized(horizon: int, batch: int, width: int) -> dict[str, Any]:
+    """A2C and Meta-PWR at some size."""
+    wide = {"weights_kwargs": {"embedding_dim": width}}
+    return {
+        "A2C": collected(A2C, horizon, batch),
+        "Meta-PWR": collected(MetaPWR, horizon, batch, estimator_kwargs=wide),
+    }
+
+
 def growth(rounds: int) -> pd.DataFrame:
     """Meta-PWR by A2C at other sizes, one changed at a time: seconds, and what an update adds to the memory in use."""
     rows = []
     for horizon, batch, width in dict.fromkeys(size for sizes in SIZES.values() for size in sizes):
-        wide = {"weights_kwargs": {"embedding_dim": width}}
-        models = {
-            "A2C": collected(A2C, horizon, batch),
-            "Meta-PWR": collected(MetaPWR, horizon, batch, estimator_kwargs=wide),
-        }
-        found = compare(models, rounds).iloc[1]
-        command = [sys.executable, __file__, "--peak", str(horizon), str(batch), str(width)]
-        peaks = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
+        found = compare(sized(horizon, batch, width), rounds).iloc[1]
+        of_a2c, of_meta_pwr = in_fresh_process(__file__, "--peak", horizon, batch, width)
         rows.append(
             {
                 "T": horizon,
                 "B": batch,
                 "d": width,
                 **found[["ms", "ratio", "q25", "q75"]].to_dict(),
-                "A2C adds (MB)": float(peaks[0]),
-                "Meta-PWR adds (MB)": float(peaks[1]),
+                "A2C adds (MB)": of_a2c,
+                "Meta-PWR adds (MB)": of_meta_pwr,
             }
         )
     return pd.DataFrame(rows)
 
 
-def peaks(horizon: int, batch: int, width: int) -> tuple[float, float]:
-    """Megabytes that an update adds to the memory in use at its highest, of A2C and of Meta-PWR."""
-    found = []
-    wide = {"weights_kwargs": {"embedding_dim": width}}
-    for model in (collected(A2C, horizon, batch), collected(MetaPWR, horizon, batch, estimator_kwargs=wide)):
-        Path("/proc/self/clear_refs").write_text("5")  # start the peak afresh (Linux)
-        before = memory("VmRSS")
-        model.learn(horizon * batch, reset_num_timesteps=False)
-        found.append(memory("VmHWM") - before)
-    return found[0], found[1]
+def peaks(horizon: int, batch: int, width: int) -> list[float]:
+    """Megabytes that an update adds to the memory in use, of A2C and of Meta-PWR."""
+    models = sized(horizon, batch, width).values()
+    return [added_memory(partial(model.learn, horizon * batch, reset_num_timesteps=False)) for model in models]
 
 
 def plot_growth(table: pd.DataFrame, path: Path) -> None:
@@ -247,10 +244,7 @@ def fuse(horizon: int, batch: int, width: int) -> tuple[float, float]:
     # a gradient, for which torch imports a whole algebra system.
     _Fusion.apply(*embeddings(64), rates, None).backward(torch.randn(batch, 64, 64))
     leaves, signal = embeddings(horizon), torch.randn(batch, horizon, horizon)
-    Path("/proc/self/clear_refs").write_text("5")  # start the peak afresh (Linux)
-    before = memory("VmRSS")
-    _Fusion.apply(*leaves, rates, None).backward(signal)
-    added = memory("VmHWM") - before
+    added = added_memory(lambda: _Fusion.apply(*leaves, rates, None).backward(signal))
     start = time.process_time()
     _Fusion.apply(*leaves, rates, None).backward(signal)
     return time.process_time() - start, added
@@ -260,8 +254,7 @@ def fusion() -> pd.DataFrame:
     """The fusion alone, each size in a process of its own; the weights themselves are part of what it adds."""
     rows = []
     for horizon in (60, 120, 240, 500, 1000):
-        command = [sys.executable, __file__, "--fuse", str(horizon), "16", "32"]
-        seconds, added = map(float, subprocess.run(command, check=True, capture_output=True, text=True).stdout.split())
+        seconds, added = in_fresh_process(__file__, "--fuse", horizon, 16, 32)
         weights = 16 * horizon**2 * 4 / 2**20
         rows.append({"T": horizon, "ms": 1e3 * seconds, "weights (MB)": weights, "added in all (MB)": added})
     return pd.DataFrame(rows)

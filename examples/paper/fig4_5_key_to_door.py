@@ -97,7 +97,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "Meta-PWR, from ½": ("MetaPWR", PAIRWISE),
     "A2C, γ = 1": ("A2C", {}),
-    "A2C, not normalised": ("A2C", {"gamma": 0.92, "gae_lambda": 0.9, "normalize_advantage": False}),
+    "A2C, not normalised": ("A2C", {**METHODS["A2C"][1], "normalize_advantage": False}),
     "A2C, critic of SB3": ("A2C", {"gae_lambda": 0.98, "critic_updates": 0}),
 }
 # Processor time of an iteration, rollout and all, by A2C's: examples/benchmarks/results/metagradient_speed.md.

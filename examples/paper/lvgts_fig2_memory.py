@@ -41,7 +41,7 @@ class Settings:
 
     :param seeds: runs of LVGTS on each active task.
     :param other_seeds: runs of LM-SVG on each task, and of LVGTS on the passive one; no more than ``seeds``.
-    :param first_seed: of every cell; those before it were seen while settings were still open.
+    :param first_seed: of every cell; those before it have been looked at.
     :param episodes: length of training, by task.
     :param learning_starts: episodes with uniform actions before training.
     :param evaluate_every: episodes between two points of a curve.
