@@ -632,6 +632,22 @@ def test_forget_leaves_no_inner_step() -> None:
     assert "grad_norm" not in run.meta.outer_step(run.policy, *make_rollout("mlp", 40), VF_COEF, False)
 
 
+def test_after_forgetting_the_next_inner_step_is_judged_again() -> None:
+    run = Run(update_interval=3)
+    run.turn(make_rollout("mlp", 20))
+    run.meta.forget()
+    assert "grad_norm" not in run.turn(make_rollout("mlp", 30))
+    assert "grad_norm" in run.turn(make_rollout("mlp", 40))
+
+
+def test_a_step_that_nobody_judges_leaves_no_graph() -> None:
+    run = Run(update_interval=2)
+    for index in range(4):
+        run.turn(make_rollout("mlp", 20 + index))
+        kept = run.meta._linearization, run.meta._estimate
+        assert all((part is not None) == (index % 2 == 0) for part in kept)
+
+
 def test_a_second_gradient_step_is_refused() -> None:
     run = Run()
     rollout = make_rollout("mlp", 20)
