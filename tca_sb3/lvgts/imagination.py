@@ -37,9 +37,9 @@ class Imagination(NamedTuple):
 
 
 def cut_times(horizon: int, truncation: int | None) -> range:
-    """The times of Algorithm 1's constant states: counted from 1, they are the multiples of ``truncation``.
+    """The times of states to which the state before them is a constant: counted from 1, multiples of ``truncation``.
 
-    The first state is a constant in any case and does not count.
+    The first state has none before it and does not count.
     """
     return range(0) if truncation is None else range(max(1, truncation - 1), horizon, truncation)
 
@@ -80,13 +80,14 @@ def imagine(
     """Algorithm 1's replay.
 
     ``ĥ_{t+1} = f(ĥ_t, Σ_{i≤t} w[t+1, i] M[i], â_t) + ξ_{t+1}`` with ``M[i] = ĥ_i``. Every ``truncation`` states the
-    gradient is cut: the new state is a constant. All other entries of ``M`` stay attached, so that a later state that
-    recalls them is still connected to the actions before them.
+    gradient is cut: the last state is a constant for this step, as an argument of ``f`` and for the action that ``f``
+    is given. What is recalled is none, nor is any entry of ``M``: behind a cut a state is still connected to those that
+    it recalls, and they to the actions before them.
 
     Reading notes. Algorithm 1 gives ``f`` the weights ``w_t``; §3.2 makes ``ĥ_m`` part of the state that is being
-    predicted, which is ``w_{t+1}``. Algorithm 1 detaches ``ĥ_t`` after ``ĥ_{t+1}`` was computed from it, and stores
-    it as ``M[t+1]``; here ``ĥ_{t+1}`` is a constant, and is stored. Its index, counted from 1 as in the paper, is a
-    multiple of ``truncation``.
+    predicted, which is ``w_{t+1}``. Algorithm 1 detaches ``ĥ_t``, counted from 1 those with ``t + 1`` a multiple of
+    ``truncation``, but after ``ĥ_{t+1}`` was computed from it, so that nothing is cut, and stores it as ``M[t+1]``;
+    here it is detached before, for that one step, and ``M`` keeps it attached.
 
     :param act: the actions.
     :param encoding: of the real episodes; constants here.
@@ -101,21 +102,17 @@ def imagine(
     stored = latents[0].unsqueeze(1)  # M; grown, not stacked anew: backwards a stack is as many sums as it has entries
     actions: list[Tensor] = []
 
-    def step(t: int) -> Tensor:
-        memories = None
-        if shortcuts:
-            memories = torch.bmm(recalls[t + 1][..., : t + 1], stored).squeeze(1)
-        return world_model.predict_latent(latents[t], memories, actions[t]) + shocks[t]
-
     for t in range(horizon):
         actions.append(act(t, latents[t]))
         if t + 1 == horizon:
             break
-        if t + 1 not in cuts:
-            latent = step(t)
-        else:  # no graph in the first place
-            with torch.no_grad():
-                latent = step(t)
+        before, action, memories = latents[t], actions[t], None
+        if t + 1 in cuts:
+            before = before.detach()
+            action = act(t, before)
+        if shortcuts:
+            memories = torch.bmm(recalls[t + 1][..., : t + 1], stored).squeeze(1)
+        latent = world_model.predict_latent(before, memories, action) + shocks[t]
         latents.append(latent)
         if shortcuts:
             stored = torch.cat([stored, latent.unsqueeze(1)], dim=1)

@@ -94,12 +94,24 @@ def recall_gradient(shortcuts: bool, truncation: int | None = 4) -> list[float]:
 def test_recall_reward_reaches_the_remember_phase_only_through_shortcuts() -> None:
     """The paper's claim: with N = 4, long-term credit assignment is exactly 0 in LM-SVG and is not in LVGTS."""
     myopic, reaching = recall_gradient(False), recall_gradient(True)
-    assert myopic[:FIRST_RECALL] == [0.0] * FIRST_RECALL
-    assert all(x > 0 for x in myopic[FIRST_RECALL:])
+    # State 10 is a constant for the step to state 11; the action a_10 is not.
+    assert myopic[: FIRST_RECALL - 1] == [0.0] * (FIRST_RECALL - 1)
+    assert all(x > 0 for x in myopic[FIRST_RECALL - 1 :])
     # The states recalled are 0, 1 and 2. The actions before them are a_0 and a_1.
     assert all(x > 1e-8 for x in reaching[:2])
-    assert reaching[2:FIRST_RECALL] == [0.0] * (FIRST_RECALL - 2)
+    assert reaching[2 : FIRST_RECALL - 1] == [0.0] * (FIRST_RECALL - 3)
     assert all(x > 0 for x in recall_gradient(False, None))
+
+
+def test_every_recall_step_reaches_the_remember_phase_by_itself() -> None:
+    """The first step behind a cut, too: what is cut is the way through the last state, not what is recalled."""
+    model, encoding = make_world_model(), remembering()
+    actions = scaled_actions().requires_grad_()
+    noise = infer_noise(model, encoding, actions.detach(), True)
+    replay = imagine(recorded(actions), model, encoding, noise, 4, True)
+    for t in range(FIRST_RECALL, HORIZON):
+        (gradient,) = torch.autograd.grad(replay.rewards[:, t].sum(), actions, retain_graph=True)
+        assert all(x > 1e-8 for x in gradient.abs().sum((0, 2))[:2])
 
 
 def test_zero_attention_is_lm_svg_bit_for_bit() -> None:
@@ -117,39 +129,46 @@ def test_zero_attention_is_lm_svg_bit_for_bit() -> None:
 
 @pytest.mark.parametrize("shortcuts", [True, False])
 @pytest.mark.parametrize("truncation", [1, 4, None])
-def test_block_gradient_by_finite_differences(shortcuts: bool, truncation: int | None) -> None:
-    """A detached state is a constant. So is a state that is overwritten by its recorded value: no autograd."""
-    model, encoding, actions = make_world_model(), make_encoding(), scaled_actions().requires_grad_()
+@pytest.mark.parametrize("of", ["actions", "actor"])
+def test_block_gradient_by_finite_differences(of: str, truncation: int | None, shortcuts: bool) -> None:
+    """A detached state is a constant. So is one whose recorded value is put in its place: no autograd."""
+    model, encoding, actor = make_world_model(), make_encoding(), make_actor()
+    actions, eta = scaled_actions().requires_grad_(), 0.1 * randn(BATCH, HORIZON, ACTION_DIM)
     noise = infer_noise(model, encoding, -actions.detach(), shortcuts)
-    replay = imagine(recorded(actions), model, encoding, noise, truncation, shortcuts)
-    (gradient,) = torch.autograd.grad(imagined_return(replay.rewards, ALL), actions)
+    act = recorded(actions) if of == "actions" else reparameterized(actor, eta)
+    variables = [actions] if of == "actions" else list(actor.parameters())
+    replay = imagine(act, model, encoding, noise, truncation, shortcuts)
+    gradient = torch.autograd.grad(imagined_return(replay.rewards, ALL), variables)
     edges = {t for t in range(1, HORIZON) if truncation is not None and (t + 1) % truncation == 0}
     assert truncation != 4 or edges == {3, 7, 11}
+    constants = replay.latents.detach()
 
-    def gain(actions: Tensor) -> Tensor:
-        states = [replay.latents[:, 0]]
-        total = torch.zeros((), dtype=torch.float64)
+    def gain() -> float:
+        states = [constants[:, 0]]
+        total = 0.0
         for t in range(HORIZON):
-            total += model.predict_reward(states[t], actions[:, t]).sum() / BATCH
-            if t + 1 in edges:
-                states.append(replay.latents[:, t + 1])
-            elif t + 1 < HORIZON:
+            total += float(model.predict_reward(states[t], act(t, states[t])).sum()) / BATCH
+            if t + 1 < HORIZON:
                 recalled = torch.zeros(BATCH, LATENT_DIM, dtype=torch.float64)
                 for i in range(t + 1):
                     recalled += encoding.weights[:, t + 1, i].unsqueeze(1) * states[i]
-                states.append(
-                    model.predict_latent(states[t], recalled if shortcuts else None, actions[:, t]) + noise[:, t]
-                )
+                before = constants[:, t] if t + 1 in edges else states[t]
+                after = model.predict_latent(before, recalled if shortcuts else None, act(t, before))
+                states.append(after + noise[:, t])
         return total
 
+    step = 1e-5
     with torch.no_grad():
-        step = 1e-5
-        for t in range(HORIZON):
-            for component in range(ACTION_DIM):
-                shift = torch.zeros_like(actions)
-                shift[1, t, component] = step
-                difference = (gain(actions + shift) - gain(actions - shift)) / (2 * step)
-                assert float(gradient[1, t, component]) == pytest.approx(float(difference), abs=1e-8)
+        for variable, derivative in zip(variables, gradient, strict=True):
+            for place in list(torch.cartesian_prod(*map(torch.arange, variable.shape)).reshape(-1, variable.ndim))[:60]:
+                index = tuple(place.tolist())
+                value = variable[index].item()
+                variable[index] = value + step
+                above = gain()
+                variable[index] = value - step
+                below = gain()
+                variable[index] = value
+                assert float(derivative[index]) == pytest.approx((above - below) / (2 * step), abs=1e-8)
 
 
 def test_policy_noise_is_added_before_clipping() -> None:
