@@ -1,10 +1,10 @@
-"""LVGTS where episodes are long: a dummy memory task stretched by a longer distractor phase.
+"""LVGTS on memory tasks that are harder than Figure 2's: longer, noisier, or with a remember action farther away.
 
-    python examples/benchmarks/lvgts_long_episodes.py --task dummy-AMT --length 100 --episodes 5000 --first-seed 78
+    python examples/benchmarks/lvgts_harder.py --task dummy-AMT --length 100 --n-recalls 10 --dense-updates 300
 
-Runs side by side (``learn_together``), default settings but for ``n_recalls`` and ``dense_updates``. The recall phase
-stays as long as it is in 15 steps, so that the best return stays 2. Writes the return of the policy without noise,
-over 128 episodes, along training and at its end.
+Runs side by side (``learn_together``), with the algorithm's own settings but for those given. A longer episode has a
+longer distractor phase; the recall phase stays as it is in 15 steps, so that the best return stays 2. Writes the return
+of the policy without noise, over 128 episodes, along training and at its end.
 """
 
 from __future__ import annotations
@@ -28,7 +28,13 @@ from tca_sb3.vec_env import GymVecEnv, make_gym_vec_env
 
 torch.set_num_threads(1)
 
-TASKS = {"dummy-PMT": "tca/DummyPMT-v0", "dummy-AMT": "tca/DummyAMT-v0"}
+TASKS = {"dummy-PMT": "tca/DummyPMT-v0", "dummy-AMT": "tca/DummyAMT-v0", "pendulum-AMT": "tca/PendulumAMT-v0"}
+ENVIRONMENT = [
+    ("length", int, "steps in an episode"),
+    ("a_m", float, "the remember action that shows the target without noise"),
+    ("sigma", float, "standard deviation of the noise of the other remember actions"),
+]
+ALGORITHM = [("n_recalls", int), ("dense_updates", int), ("action_noise_std", float)]
 RECALL_STEPS = 4
 LANES = 16
 EVALUATION_EPISODES = 128
@@ -64,44 +70,40 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--out", type=Path, default=Path("runs/benchmarks"))
     parser.add_argument("--task", choices=TASKS, default="dummy-AMT")
-    parser.add_argument("--length", type=int, default=50, help="steps in an episode")
-    parser.add_argument("--n-recalls", type=int, default=10)
-    parser.add_argument("--dense-updates", type=int, default=300)
-    parser.add_argument("--episodes", type=int, default=4000)
+    for option, kind, meaning in ENVIRONMENT:
+        parser.add_argument(f"--{option.replace('_', '-')}", type=kind, help=meaning)
+    for option, kind in ALGORITHM:
+        parser.add_argument(f"--{option.replace('_', '-')}", type=kind, help="LVGTS's, as is its default")
+    parser.add_argument("--episodes", type=int, default=5000)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--first-seed", type=int, default=78)
+    parser.add_argument("--first-seed", type=int, default=101)
     options = parser.parse_args()
+    changes = {option: getattr(options, option) for option, *_ in ENVIRONMENT if getattr(options, option) is not None}
+    settings = {option: getattr(options, option) for option, _ in ALGORITHM if getattr(options, option) is not None}
+    names = [options.task, *(f"{option}={value:g}" for option, value in (changes | settings).items())]
+    if "length" in changes:
+        changes["t2"] = changes["length"] - RECALL_STEPS - 1
     models, curves = [], []
-    stretched = {"length": options.length, "t2": options.length - RECALL_STEPS - 1}
     start = time.process_time()
     for seed in range(options.first_seed, options.first_seed + options.seeds):
-        env = make_gym_vec_env(TASKS[options.task], LANES, seed=seed * LANES, **stretched)
+        env = make_gym_vec_env(TASKS[options.task], LANES, seed=seed * LANES, **changes)
         own = make_gym_vec_env(
             TASKS[options.task],
             EVALUATION_EPISODES,
             seed=EVALUATION_SEEDS + seed * EVALUATION_EPISODES,
-            **stretched,
+            **changes,
         )
-        models.append(
-            LVGTS(
-                "MlpPolicy",
-                env,
-                n_recalls=options.n_recalls,
-                dense_updates=options.dense_updates,
-                seed=seed,
-                device="cpu",
-            )
-        )
+        models.append(LVGTS("MlpPolicy", env, seed=seed, device="cpu", **settings))
         curves.append(Curve(own, every=250))
-    learn_together(models, options.episodes * options.length, curves)
+    horizon = curves[0].env.vector_env.unwrapped.rules.horizon  # type: ignore[attr-defined]
+    learn_together(models, options.episodes * horizon, curves)
     frames = []
     for model, curve in zip(models, curves, strict=True):
         curve.look()
         frames.append(pd.DataFrame(curve.rows).assign(seed=model.seed))
     table = pd.concat(frames)
     options.out.mkdir(parents=True, exist_ok=True)
-    name = f"lvgts_{options.task}_{options.length}_k{options.n_recalls}_dense{options.dense_updates}.csv"
-    table.to_csv(options.out / name, index=False, float_format="%.6g")
+    table.to_csv(options.out / f"lvgts_{'_'.join(names)}.csv", index=False, float_format="%.6g")
     print(table.pivot_table(index="episodes", columns="seed", values="return", aggfunc="last").round(2).to_string())
     facts = curves[0].env.vector_env.unwrapped
     print("lost gradients:", [model._n_lost_gradients for model in models])
