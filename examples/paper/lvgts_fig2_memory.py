@@ -51,7 +51,7 @@ class Settings:
     seeds: int
     other_seeds: int
     episodes: dict[str, int]
-    first_seed: int = 81
+    first_seed: int = 121
     learning_starts: int = 256
     evaluate_every: int = 250
     evaluation_episodes: int = 128
@@ -124,11 +124,13 @@ def train(
     runs, returns, attention = [], [], []
     for seed, model, curve in zip(seeds, models, curves, strict=True):
         last = play(model, curve.env)
-        recall = last.attention[:, rules.t2 + 1 :, : rules.t1]
+        on_remember = last.attention[:, :, : rules.t1].sum(-1)
         remembered = last.actions[:, : rules.t1 - 1, 0]  # the last remember action shows nothing any more
         metrics = {
             "return": float(last.returns.mean()),
-            "attention_on_remember": float(recall.sum(-1).mean()),
+            "attention_on_remember": float(on_remember[:, rules.t2 + 1 :].mean()),
+            # The first step of the distractor phase has nothing else to recall.
+            "distractors_attention_on_remember": float(on_remember[:, rules.t1 + 1 : rules.t2 + 1].mean()),
             "remember_action": float(remembered.mean()),
             "remember_action_error": float(np.abs(remembered - rules.a_m).mean()),
             # What its remember actions allow, and what they would if they had drifted the other way: an agent without

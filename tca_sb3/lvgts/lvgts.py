@@ -110,7 +110,8 @@ class LVGTS(BaseAlgorithm):
     :param replay_noise_std: the same in replayed episodes, where ``η`` is drawn afresh; ``None`` for the same
         value. 0 was worse than fresh noise on the active memory task.
     :param alpha_reward: weight of ``L_rew``.
-    :param alpha_decoder: weight of ``L_decoder``.
+    :param alpha_decoder: weight of ``L_decoder``. With a small one nothing keeps a step from recalling what it does not
+        need; what it has recalled then also travels along the latents, where truncation cuts its credit.
     :param alpha_transition: weight of ``L_trans``.
     :param saturation_coef: weight of a penalty, ours, on actions at the edge of their range, where the gradient of the
         actor's tanh vanishes: without it an actor that once ran there may stay.
@@ -163,7 +164,7 @@ class LVGTS(BaseAlgorithm):
         action_noise_std: float = 1 / 6,
         replay_noise_std: float | None = None,
         alpha_reward: float = 1.0,
-        alpha_decoder: float = 0.3,
+        alpha_decoder: float = 3.0,
         alpha_transition: float = 1.0,
         saturation_coef: float = 0.1,
         max_grad_norm: float = 10.0,
