@@ -194,6 +194,7 @@ def gather(settings: Settings, results: Results, method: str, task: str, array: 
 
 def plot(settings: Settings, results: Results, summary: pd.DataFrame, folder: Path) -> None:
     """Curves of all runs, curves of the best, attention; a column for each task."""
+    credit(results).to_csv(folder / "credit.csv", index=False, float_format="%.4g")
     rows = [(1.0, "all runs"), (KEPT, f"best {KEPT:.0%}")]
     with drawing(folder / "figure2_memory.png", 7.2, 6.2) as figure:
         axes = figure.subplots(3, len(TASKS), sharey="row")
@@ -209,6 +210,27 @@ def plot(settings: Settings, results: Results, summary: pd.DataFrame, folder: Pa
         handles.append(Line2D([], [], color="0.3", ls="--", lw=0.8, label="ideal myopic agent"))
         handles.append(Line2D([], [], color="0.3", ls=":", lw=0.8, label="maximum"))
         figure.legend(handles=handles, loc="outside upper center", ncols=4)
+
+
+def credit(results: Results) -> pd.DataFrame:
+    """Did the remember actions of the active tasks get credit? Means over runs, with 95 % bootstrap intervals."""
+    rows = []
+    active = results.runs[results.runs["task"] != "dummy-PMT"]
+    for (task, method), runs in active.groupby(["task", "method"], sort=False):
+        own, mirrored = runs["recall_return"], runs["recall_return_mirrored"]
+        measures = {
+            "return": runs["return"],
+            "remember_action": runs["remember_action"],
+            "allowed": own,
+            "allowed, less with the other sign": own - mirrored,
+            "allowed, mean of both signs": (own + mirrored) / 2,
+            "return less that mean": runs["return"] - (own + mirrored) / 2,
+        }
+        for measure, values in measures.items():
+            low, high = bootstrap_interval(values.to_numpy(np.float64))
+            about = {"task": task, "method": method, "measure": measure}
+            rows.append({**about, "mean": values.mean(), "low": low, "high": high, "n": len(values)})
+    return pd.DataFrame(rows)
 
 
 def plot_curves(settings: Settings, results: Results, task: str, share: float, axes: Axes) -> None:
