@@ -34,7 +34,7 @@ ENVIRONMENT = [
     ("a_m", float, "the remember action that shows the target without noise"),
     ("sigma", float, "standard deviation of the noise of the other remember actions"),
 ]
-ALGORITHM = [("n_recalls", int), ("dense_updates", int), ("action_noise_std", float)]
+ALGORITHM = [("n_recalls", int), ("dense_updates", int), ("action_noise_std", float), ("alpha_decoder", float)]
 RECALL_STEPS = 4
 LANES = 16
 EVALUATION_EPISODES = 128

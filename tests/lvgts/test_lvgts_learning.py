@@ -42,7 +42,7 @@ def test_remember_actions_get_credit() -> None:
     learn_together(models, 15 * 3000)
     fresh = make_gym_vec_env("tca/DummyAMT-v0", n_envs=128, seed=10_000)
     returns = [evaluate_policy(model, fresh, n_eval_episodes=256, warn=False)[0] for model in models]
-    assert np.mean(returns) > 1.2, returns
+    assert np.mean(returns) > 1.4, returns
 
 
 @pytest.mark.slow
