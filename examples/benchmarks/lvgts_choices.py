@@ -20,14 +20,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from algorithm_speed import as_markdown
-from lvgts_harder import EVALUATION_EPISODES, EVALUATION_SEEDS, LANES
+from lvgts_harder import EVALUATION_EPISODES, evaluation_env, make_model
 from stable_baselines3.common.evaluation import evaluate_policy
 
 from tca_sb3.lvgts import LMSVG, LVGTS, learn_together
 from tca_sb3.lvgts.encoder import RecurrentEncoder
-from tca_sb3.vec_env import make_gym_vec_env
 
-TASK = "tca/DummyAMT-v0"
+TASK = "dummy-AMT"
 CHOICES: dict[str, tuple[type[LVGTS], dict[str, Any]]] = {
     "the defaults": (LVGTS, {}),
     "the gradient is cut behind a sliding window (A.1)": (LVGTS, {"truncation_mode": "window"}),
@@ -53,21 +52,18 @@ CHOICES: dict[str, tuple[type[LVGTS], dict[str, Any]]] = {
 def train(choice: str, seeds: range, episodes: int) -> list[float]:
     """Returns after training, one for each seed."""
     algorithm, settings = CHOICES[choice]
-    models = []
-    for seed in seeds:
-        env = make_gym_vec_env(TASK, LANES, seed=seed * LANES)
-        models.append(algorithm("MlpPolicy", env, seed=seed, device="cpu", **settings))
-    horizon: int = env.vector_env.unwrapped.rules.horizon  # type: ignore[attr-defined]
+    models = [make_model(algorithm, TASK, seed, **settings) for seed in seeds]
+    own = [evaluation_env(TASK, seed) for seed in seeds]
+    horizon: int = own[0].vector_env.unwrapped.rules.horizon  # type: ignore[attr-defined]
     if models[0].truncation_mode == "window":  # differentiates inside its objective, which runs side by side cannot
         for model in models:
             model.learn(episodes * horizon)
     else:
         learn_together(models, episodes * horizon)
-    returns = []
-    for seed, model in zip(seeds, models, strict=True):
-        own = make_gym_vec_env(TASK, EVALUATION_EPISODES, seed=EVALUATION_SEEDS + seed * EVALUATION_EPISODES)
-        returns.append(float(evaluate_policy(model, own, n_eval_episodes=EVALUATION_EPISODES)[0]))
-    return returns
+    return [
+        float(evaluate_policy(model, env, n_eval_episodes=EVALUATION_EPISODES)[0])
+        for model, env in zip(models, own, strict=True)
+    ]
 
 
 def main() -> None:

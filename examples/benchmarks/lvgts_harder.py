@@ -16,6 +16,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported
 
 import time
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
@@ -66,6 +67,20 @@ class Curve(BaseCallback):
         self.rows.append({"episodes": self.model.replay_buffer.n_added, "return": float(value), "lost_gradients": lost})
 
 
+def make_model(
+    algorithm: type[LVGTS], task: str, seed: int, changes: dict[str, float] | None = None, **settings: Any
+) -> LVGTS:
+    """A fresh model with environments of its own; ``changes`` are arguments of these."""
+    env = make_gym_vec_env(TASKS[task], LANES, seed=seed * LANES, **(changes or {}))
+    return algorithm("MlpPolicy", env, seed=seed, device="cpu", **settings)
+
+
+def evaluation_env(task: str, seed: int, **changes: float) -> GymVecEnv:
+    """Environments for a look at the policy that was trained with this seed; a lane an episode."""
+    first = EVALUATION_SEEDS + seed * EVALUATION_EPISODES
+    return make_gym_vec_env(TASKS[task], EVALUATION_EPISODES, seed=first, **changes)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--out", type=Path, default=Path("runs/benchmarks"))
@@ -86,17 +101,10 @@ def main() -> None:
     models, curves = [], []
     start = time.process_time()
     for seed in range(options.first_seed, options.first_seed + options.seeds):
-        env = make_gym_vec_env(TASKS[options.task], LANES, seed=seed * LANES, **changes)
-        own = make_gym_vec_env(
-            TASKS[options.task],
-            EVALUATION_EPISODES,
-            seed=EVALUATION_SEEDS + seed * EVALUATION_EPISODES,
-            **changes,
-        )
-        models.append(LVGTS("MlpPolicy", env, seed=seed, device="cpu", **settings))
-        curves.append(Curve(own, every=250))
-    horizon = curves[0].env.vector_env.unwrapped.rules.horizon  # type: ignore[attr-defined]
-    learn_together(models, options.episodes * horizon, curves)
+        models.append(make_model(LVGTS, options.task, seed, changes, **settings))
+        curves.append(Curve(evaluation_env(options.task, seed, **changes), every=250))
+    facts: Any = curves[0].env.vector_env.unwrapped
+    learn_together(models, options.episodes * facts.rules.horizon, curves)
     frames = []
     for model, curve in zip(models, curves, strict=True):
         curve.look()
@@ -105,9 +113,8 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     table.to_csv(options.out / f"lvgts_{'_'.join(names)}.csv", index=False, float_format="%.6g")
     print(table.pivot_table(index="episodes", columns="seed", values="return", aggfunc="last").round(2).to_string())
-    facts = curves[0].env.vector_env.unwrapped
     print("lost gradients:", [model._n_lost_gradients for model in models])
-    print("myopic:", facts.myopic_return, "optimal:", facts.optimal_return)  # type: ignore[attr-defined]
+    print("myopic:", facts.myopic_return, "optimal:", facts.optimal_return)
     print(f"{(time.process_time() - start) / options.seeds:.0f} CPU seconds a run, looks included")
 
 

@@ -160,7 +160,7 @@ def test_block_gradient_by_finite_differences(of: str, truncation: int | None, s
     step = 1e-5
     with torch.no_grad():
         for variable, derivative in zip(variables, gradient, strict=True):
-            for place in list(torch.cartesian_prod(*map(torch.arange, variable.shape)).reshape(-1, variable.ndim))[:60]:
+            for place in torch.cartesian_prod(*map(torch.arange, variable.shape)).reshape(-1, variable.ndim)[:60]:
                 index = tuple(place.tolist())
                 value = variable[index].item()
                 variable[index] = value + step
