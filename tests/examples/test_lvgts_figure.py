@@ -1,0 +1,39 @@
+"""The table beside LVGTS's Figure 2 that says whether remember actions got credit."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+PAPER = Path(__file__).resolve().parents[2] / "examples" / "paper"
+sys.path.insert(0, str(PAPER))
+
+import lvgts_fig2_memory as figure  # noqa: E402
+from harness import Results  # noqa: E402
+
+
+def test_credit_is_the_mean_of_each_difference_over_the_active_tasks() -> None:
+    about = {"method": "LVGTS", "remember_action": 0.5}
+    rows = [
+        {**about, "task": "dummy-AMT", "return": 1.0, "recall_return": 1.5, "recall_return_mirrored": 0.5},
+        {**about, "task": "dummy-AMT", "return": 0.0, "recall_return": 0.5, "recall_return_mirrored": 0.1},
+        {**about, "task": "dummy-PMT", "return": 9.0, "recall_return": 9.0, "recall_return_mirrored": 9.0},
+    ]
+    table = figure.credit(Results(pd.DataFrame(rows), {}))
+    assert set(table["task"]) == {"dummy-AMT"} and set(table["n"]) == {2}
+    assert dict(zip(table["measure"], table["mean"], strict=True)) == pytest.approx(
+        {
+            "return": 0.5,
+            "remember_action": 0.5,
+            "allowed": 1.0,
+            "allowed, less with the other sign": 0.7,
+            "allowed, mean of both signs": 0.65,
+            "return less that mean": -0.15,
+        }
+    )
+    by_measure = table.set_index("measure")
+    # With two runs the bootstrap's ends are the runs themselves.
+    assert by_measure.loc["allowed", ["low", "high"]].tolist() == pytest.approx([0.5, 1.5])
