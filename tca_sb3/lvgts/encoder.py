@@ -53,7 +53,7 @@ def mlp(
     return _Layers(*layers, nn.Linear(widths[-1], output_dim))
 
 
-def top_k_attention(scores: Tensor, candidates: Tensor, n_recalls: int) -> Tensor:
+def top_k_attention(scores: Tensor, candidates: Tensor | None, n_recalls: int) -> Tensor:
     """Algorithm 2's sparse attention: ``w_i = ReLU(s_i - s_(k+1)) / Σ_j ReLU(s_j - s_(k+1))``.
 
     ``s_(k+1)`` is the ``(k+1)``-th largest score, and a gradient flows through it. At most ``k`` weights are not 0,
@@ -64,18 +64,24 @@ def top_k_attention(scores: Tensor, candidates: Tensor, n_recalls: int) -> Tenso
     that every candidate keeps a weight.
 
     :param scores: ``(..., L)``, finite.
-    :param candidates: bool, broadcastable to ``scores``: what may be recalled.
+    :param candidates: bool, broadcastable to ``scores``: what may be recalled; ``None`` for all, of which there is one
+        at least, in fewer operations.
     :param n_recalls: ``k``, at least 1.
     :return: weights in the shape of ``scores``, 0 outside ``candidates``.
     """
-    candidates = candidates.expand_as(scores)
-    counts = candidates.sum(-1, keepdim=True)
-    kept = min(n_recalls + 1, scores.shape[-1])
-    # Finite, because the gradient of a threshold at -inf would be NaN.
-    best = scores.masked_fill(~candidates, torch.finfo(scores.dtype).min / 2).topk(kept, dim=-1).values
-    rank = counts.clamp(min=1, max=n_recalls + 1) - 1
-    threshold = best.gather(-1, rank) - (counts <= n_recalls).to(scores.dtype)
-    excess = torch.relu(scores - threshold).masked_fill(~candidates, 0.0)
+    length = scores.shape[-1]
+    kept = min(n_recalls + 1, length)
+    if candidates is None:
+        threshold = scores.topk(kept, dim=-1).values[..., -1:]
+        excess = torch.relu(scores - threshold if length > n_recalls else scores - threshold + 1.0)
+    else:
+        candidates = candidates.expand_as(scores)
+        counts = candidates.sum(-1, keepdim=True)
+        # Finite, because the gradient of a threshold at -inf would be NaN.
+        best = scores.masked_fill(~candidates, torch.finfo(scores.dtype).min / 2).topk(kept, dim=-1).values
+        rank = counts.clamp(min=1, max=n_recalls + 1) - 1
+        threshold = best.gather(-1, rank) - (counts <= n_recalls).to(scores.dtype)
+        excess = torch.relu(scores - threshold).masked_fill(~candidates, 0.0)
     total = excess.sum(-1, keepdim=True)
     return excess / total.masked_fill(total == 0.0, 1.0)
 
@@ -164,16 +170,19 @@ class Encoder(nn.Module, ABC):
         :return: ``h_t``, shape ``(n, d)``.
         """
 
-    def _recall(self, embeddings: Tensor, keys: Tensor, values: Tensor, candidates: Tensor) -> tuple[Tensor, Tensor]:
+    def _recall(
+        self, embeddings: Tensor, queries: Tensor, keys: Tensor, values: Tensor, candidates: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
         """``h_t = z_t + Σ_i w[t, i] · value_i`` at one time of each episode.
 
         :param embeddings: ``z_t``, shape ``(n, d)``.
+        :param queries: ``(n, d)``; scores are ``queries · keys``.
         :param keys: of the past, ``(n, L, d)``; likewise ``values``, and ``candidates``, ``(n, L)``.
         :return: ``h_t``, shape ``(n, d)``, and its weights over the past, ``(n, L)``.
         """
-        scores = (keys @ embeddings.unsqueeze(2)).squeeze(2) / sqrt(self.latent_dim)
+        scores = torch.bmm(keys, queries.unsqueeze(2)).squeeze(2)
         weights = top_k_attention(scores, candidates, self.n_recalls)
-        return embeddings + (weights.unsqueeze(1) @ values).squeeze(1), weights
+        return embeddings + torch.bmm(weights.unsqueeze(1), values).squeeze(1), weights
 
 
 class AttentionEncoder(Encoder):
@@ -207,7 +216,8 @@ class AttentionEncoder(Encoder):
 
     def step(self, inputs: Tensor, memory: Memory) -> Tensor:
         embeddings = self.embedding(inputs)
-        latents, _ = self._recall(embeddings, memory.keys, memory.values, memory.candidates)
+        queries = embeddings / sqrt(self.latent_dim)
+        latents, _ = self._recall(embeddings, queries, memory.keys, memory.values, memory.candidates)
         memory.append(self.key(inputs), embeddings)
         return latents
 
@@ -234,29 +244,29 @@ class RecurrentEncoder(Encoder):
         self.embedding = mlp(input_dim + latent_dim, net_arch, latent_dim, activation_fn)
         self.key = nn.Linear(latent_dim, latent_dim, bias=False)
 
-    def _cell(
-        self, inputs: Tensor, previous: Tensor, keys: Tensor, values: Tensor, candidates: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """One step: ``h_t``, shape ``(n, d)``, and its weights over the past, ``(n, L)``."""
-        embeddings = self.embedding(torch.cat([inputs, previous], dim=-1))
-        return self._recall(embeddings, keys, values, candidates)
+    def _queries(self, embeddings: Tensor) -> Tensor:
+        """``z_t Wᵀ / √d``: its product with ``h_i`` is that of ``z_t`` with the key ``h_i W``, which is never made."""
+        return embeddings @ (self.key.weight / sqrt(self.latent_dim))
 
     def forward(self, inputs: Tensor) -> Encoding:
-        batch, horizon, _ = inputs.shape
-        nothing = inputs.new_zeros(batch, 1, self.latent_dim)
-        latents: list[Tensor] = []
-        rows: list[Tensor] = []
-        for t in range(horizon):
-            # A place that is never a candidate stands for the empty past of t = 0.
-            values = torch.stack(latents, dim=1) if latents else nothing
-            candidates = torch.full((batch, values.shape[1]), bool(latents), device=inputs.device)
-            previous = latents[-1] if latents else nothing[:, 0]
-            latent, weights = self._cell(inputs[:, t], previous, self.key(values), values, candidates)
-            latents.append(latent)
-            rows.append(nn.functional.pad(weights, (0, horizon - weights.shape[1])))
-        return Encoding(torch.stack(latents, dim=1), torch.stack(rows, dim=1))
+        horizon = inputs.shape[1]
+        # What a loop costs is its operations: the first layer sees the inputs of all times at once.
+        first, later_layers = self.embedding[0], self.embedding[1:]
+        assert isinstance(first, nn.Linear) and isinstance(later_layers, nn.Sequential)
+        of_input, of_latent = first.weight.split([self.input_dim, self.latent_dim], dim=1)
+        from_inputs = nn.functional.linear(inputs, of_input, first.bias).unbind(1)
+        latent = later_layers(from_inputs[0])
+        latents, rows = latent.unsqueeze(1), [inputs.new_zeros(len(inputs), horizon)]
+        for t in range(1, horizon):
+            embeddings = later_layers(from_inputs[t] + nn.functional.linear(latent, of_latent))
+            latent, weights = self._recall(embeddings, self._queries(embeddings), latents, latents, None)
+            latents = torch.cat([latents, latent.unsqueeze(1)], dim=1)
+            rows.append(nn.functional.pad(weights, (0, horizon - t)))
+        return Encoding(latents, torch.stack(rows, dim=1))
 
     def step(self, inputs: Tensor, memory: Memory) -> Tensor:
-        latents, _ = self._cell(inputs, memory.last, memory.keys, memory.values, memory.candidates)
-        memory.append(self.key(latents), latents)
+        embeddings = self.embedding(torch.cat([inputs, memory.last], dim=-1))
+        queries = self._queries(embeddings)
+        latents, _ = self._recall(embeddings, queries, memory.values, memory.values, memory.candidates)
+        memory.append(latents, latents)
         return latents
