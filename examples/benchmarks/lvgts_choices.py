@@ -19,12 +19,13 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 from algorithm_speed import as_markdown
 from lvgts_harder import EVALUATION_EPISODES, evaluation_env, make_model
 from stable_baselines3.common.evaluation import evaluate_policy
 
 from tca_sb3.lvgts import LMSVG, LVGTS, learn_together
-from tca_sb3.lvgts.encoder import RecurrentEncoder
+from tca_sb3.lvgts.encoder import AttentionEncoder
 
 TASK = "dummy-AMT"
 CHOICES: dict[str, tuple[type[LVGTS], dict[str, Any]]] = {
@@ -34,15 +35,18 @@ CHOICES: dict[str, tuple[type[LVGTS], dict[str, Any]]] = {
     "it is cut at every state, N = 1": (LVGTS, {"truncation": 1}),
     "replayed episodes without noise": (LVGTS, {"replay_noise_std": 0.0}),
     "a weak decoder, alpha_decoder = 0.3": (LVGTS, {"alpha_decoder": 0.3}),
-    "the encoder sees and recalls latents (Eq. 3)": (LVGTS, {"policy_kwargs": {"encoder_class": RecurrentEncoder}}),
+    "the encoder sees and recalls inputs alone (Algorithm 2)": (
+        LVGTS,
+        {"policy_kwargs": {"encoder_class": AttentionEncoder}},
+    ),
     "attention is sparse from the start": (LVGTS, {"dense_updates": 0}),
     "k = 1": (LVGTS, {"n_recalls": 1}),
     "attention stays dense, k = 15": (LVGTS, {"n_recalls": 15}),
     "no penalty on saturated actions": (LVGTS, {"saturation_coef": 0.0}),
     "half the action noise": (LVGTS, {"action_noise_std": 1 / 12}),
-    "batches of 32, half the gradient steps": (
+    "batches of 16, twice the gradient steps": (
         LVGTS,
-        {"batch_size": 32, "model_updates": 0.5, "policy_updates": 0.25},
+        {"batch_size": 16, "model_updates": 1.0, "policy_updates": 0.5, "dense_updates": 1000},
     ),
     "LM-SVG": (LMSVG, {}),
     "LM-SVG, the gradient is cut nowhere": (LMSVG, {"truncation": None}),
@@ -57,6 +61,7 @@ def train(choice: str, seeds: range, episodes: int) -> list[float]:
     horizon: int = own[0].vector_env.unwrapped.rules.horizon  # type: ignore[attr-defined]
     if models[0].truncation_mode == "window":  # differentiates inside its objective, which runs side by side cannot
         for model in models:
+            torch.manual_seed(model.seed)  # as learn_together() does: no run depends on those before it
             model.learn(episodes * horizon)
     else:
         learn_together(models, episodes * horizon)
@@ -71,7 +76,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/benchmarks"))
     parser.add_argument("--episodes", type=int, default=6000)
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--first-seed", type=int, default=155)
+    parser.add_argument("--first-seed", type=int, default=188)
     parser.add_argument("--choice", choices=CHOICES, action="append", help="only this row; several times for several")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)

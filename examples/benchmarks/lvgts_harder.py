@@ -1,6 +1,6 @@
 """LVGTS on memory tasks that are harder than Figure 2's: longer, noisier, or with a remember action farther away.
 
-    python examples/benchmarks/lvgts_harder.py --task dummy-AMT --length 100 --n-recalls 10 --dense-updates 300
+    python examples/benchmarks/lvgts_harder.py --task dummy-AMT --length 100 --n-recalls 10 --dense-updates 150
 
 Runs side by side (``learn_together``), with the algorithm's own settings but for those given. A longer episode has a
 longer distractor phase; the recall phase stays as it is in 15 steps, so that the best return stays 2. Writes the return
@@ -91,7 +91,7 @@ def main() -> None:
         parser.add_argument(f"--{option.replace('_', '-')}", type=kind, help="LVGTS's, as is its default")
     parser.add_argument("--episodes", type=int, default=5000)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--first-seed", type=int, default=141)
+    parser.add_argument("--first-seed", type=int, default=178)
     options = parser.parse_args()
     changes = {option: getattr(options, option) for option, *_ in ENVIRONMENT if getattr(options, option) is not None}
     settings = {option: getattr(options, option) for option, _ in ALGORITHM if getattr(options, option) is not None}

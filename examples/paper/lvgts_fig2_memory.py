@@ -51,7 +51,7 @@ class Settings:
     seeds: int
     other_seeds: int
     episodes: dict[str, int]
-    first_seed: int = 121
+    first_seed: int = 158
     learning_starts: int = 256
     evaluate_every: int = 250
     evaluation_episodes: int = 128

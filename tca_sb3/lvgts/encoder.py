@@ -3,10 +3,11 @@
 Tensors are batch-first here and in the modules downstream: ``B`` episodes, ``T`` times, ``d`` latent components. Time
 ``t`` runs from 0 (the paper counts from 1).
 
-Reading notes. Algorithm 2 and Eq. 3 describe two encoders. Algorithm 2 embeds ``(o_t, a_{t-1})`` alone and recalls
-inputs; Eq. 3 also feeds ``h_{t-1}`` and recalls latents. :class:`AttentionEncoder` is the first, with the embedding
-recalled in place of the input, whose size does not fit ``ĥ_t + h_m``; :class:`RecurrentEncoder` is the second.
-Both recall strictly earlier times (Eq. 3's ``i < t``; Algorithm 2's sum runs to ``t``).
+Reading notes. Algorithm 2 and Eq. 3 describe two encoders. Eq. 3 feeds ``h_{t-1}`` and recalls latents, as the text
+around both says (an "attention-augmented RNN"); Algorithm 2 embeds ``(o_t, a_{t-1})`` alone and recalls inputs.
+:class:`RecurrentEncoder` is the first, and the default: agents with it end closer to the optimum.
+:class:`AttentionEncoder` is the second, with the embedding recalled in place of the input, whose size does not fit
+``ĥ_t + h_m``. Both recall strictly earlier times (Eq. 3's ``i < t``; Algorithm 2's sum runs to ``t``).
 """
 
 from __future__ import annotations
@@ -225,8 +226,8 @@ class AttentionEncoder(Encoder):
 class RecurrentEncoder(Encoder):
     """Eq. 3: ``z_t = MLP(o_t, a_{t-1}, h_{t-1})``, ``h_t = z_t + Σ_{i<t} w[t, i] h_i``; keys are ``h_i W``.
 
-    ``h_{-1} = 0``. The other reading of the paper: it needs a loop over time, and memory need not go through the
-    attention, so that there may be no shortcut where one was wanted.
+    ``h_{-1} = 0``. The loop over time is Eq. 3's: every latent needs the one before it. Memory need not come straight
+    from where it was made: a step in between may have recalled it and be recalled in its place.
 
     :param net_arch: widths of the hidden layers.
     :param activation_fn: between them.

@@ -34,6 +34,8 @@ def make(algorithm: type[LVGTS] = LVGTS, env: Any = None, **kwargs: Any) -> LVGT
         "n_episodes": 4,
         "learning_starts": 4,
         "batch_size": 4,
+        "model_updates": 1.0,
+        "policy_updates": 0.5,
         "dense_updates": 5,
         "seed": 0,
         "device": "cpu",
@@ -125,7 +127,7 @@ def test_a_saturated_actor_is_pulled_back() -> None:
         batch = model.replay_buffer.sample(8)
         with torch.no_grad():
             model.policy.actor.net[-1].bias += 60.0
-        for _ in range(50):
+        for _ in range(100):
             model.policy_step(batch)
         latents = model.policy.encode(batch).latents[batch.mask]
         ends.append(model.policy.actor.unbounded(latents).max().item())
