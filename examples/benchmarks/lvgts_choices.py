@@ -44,9 +44,9 @@ CHOICES: dict[str, tuple[type[LVGTS], dict[str, Any]]] = {
     "attention stays dense, k = 15": (LVGTS, {"n_recalls": 15}),
     "no penalty on saturated actions": (LVGTS, {"saturation_coef": 0.0}),
     "half the action noise": (LVGTS, {"action_noise_std": 1 / 12}),
-    "batches of 16, twice the gradient steps": (
+    "batches of 32, half the gradient steps": (
         LVGTS,
-        {"batch_size": 16, "model_updates": 1.0, "policy_updates": 0.5, "dense_updates": 1000},
+        {"batch_size": 32, "model_updates": 0.5, "policy_updates": 0.25, "dense_updates": 500},
     ),
     "LM-SVG": (LMSVG, {}),
     "LM-SVG, the gradient is cut nowhere": (LMSVG, {"truncation": None}),

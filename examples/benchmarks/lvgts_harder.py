@@ -1,6 +1,6 @@
 """LVGTS on memory tasks that are harder than Figure 2's: longer, noisier, or with a remember action farther away.
 
-    python examples/benchmarks/lvgts_harder.py --task dummy-AMT --length 100 --n-recalls 10 --dense-updates 150
+    python examples/benchmarks/lvgts_harder.py --task dummy-AMT --length 100 --n-recalls 10 --dense-updates 300
 
 Runs side by side (``learn_together``), with the algorithm's own settings but for those given. A longer episode has a
 longer distractor phase; the recall phase stays as it is in 15 steps, so that the best return stays 2. Writes the return

@@ -34,8 +34,6 @@ def make(algorithm: type[LVGTS] = LVGTS, env: Any = None, **kwargs: Any) -> LVGT
         "n_episodes": 4,
         "learning_starts": 4,
         "batch_size": 4,
-        "model_updates": 1.0,
-        "policy_updates": 0.5,
         "dense_updates": 5,
         "seed": 0,
         "device": "cpu",
