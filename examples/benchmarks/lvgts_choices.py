@@ -25,7 +25,7 @@ from lvgts_harder import EVALUATION_EPISODES, evaluation_env, make_model
 from stable_baselines3.common.evaluation import evaluate_policy
 
 from tca_sb3.lvgts import LMSVG, LVGTS, learn_together
-from tca_sb3.lvgts.encoder import AttentionEncoder
+from tca_sb3.lvgts.encoder import RecurrentEncoder
 
 TASK = "dummy-AMT"
 CHOICES: dict[str, tuple[type[LVGTS], dict[str, Any]]] = {
@@ -35,10 +35,7 @@ CHOICES: dict[str, tuple[type[LVGTS], dict[str, Any]]] = {
     "it is cut at every state, N = 1": (LVGTS, {"truncation": 1}),
     "replayed episodes without noise": (LVGTS, {"replay_noise_std": 0.0}),
     "a weak decoder, alpha_decoder = 0.3": (LVGTS, {"alpha_decoder": 0.3}),
-    "the encoder sees and recalls inputs alone (Algorithm 2)": (
-        LVGTS,
-        {"policy_kwargs": {"encoder_class": AttentionEncoder}},
-    ),
+    "the encoder sees and recalls latents (Eq. 3)": (LVGTS, {"policy_kwargs": {"encoder_class": RecurrentEncoder}}),
     "attention is sparse from the start": (LVGTS, {"dense_updates": 0}),
     "k = 1": (LVGTS, {"n_recalls": 1}),
     "attention stays dense, k = 15": (LVGTS, {"n_recalls": 15}),
@@ -76,7 +73,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/benchmarks"))
     parser.add_argument("--episodes", type=int, default=6000)
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--first-seed", type=int, default=188)
+    parser.add_argument("--first-seed", type=int, default=155)
     parser.add_argument("--choice", choices=CHOICES, action="append", help="only this row; several times for several")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)

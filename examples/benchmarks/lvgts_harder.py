@@ -24,7 +24,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.evaluation import evaluate_policy
 
 import tca_envs  # noqa: F401 (registers the tasks)
-from tca_sb3.lvgts import LVGTS, learn_together
+from tca_sb3.lvgts import LVGTS, AttentionEncoder, RecurrentEncoder, learn_together
 from tca_sb3.vec_env import GymVecEnv, make_gym_vec_env
 
 torch.set_num_threads(1)
@@ -35,6 +35,7 @@ ENVIRONMENT = [
     ("a_m", float, "the remember action that shows the target without noise"),
     ("sigma", float, "standard deviation of the noise of the other remember actions"),
 ]
+ENCODERS = {"attention": AttentionEncoder, "recurrent": RecurrentEncoder}
 ALGORITHM = [("n_recalls", int), ("dense_updates", int), ("action_noise_std", float), ("alpha_decoder", float)]
 RECALL_STEPS = 4
 LANES = 16
@@ -89,19 +90,23 @@ def main() -> None:
         parser.add_argument(f"--{option.replace('_', '-')}", type=kind, help=meaning)
     for option, kind in ALGORITHM:
         parser.add_argument(f"--{option.replace('_', '-')}", type=kind, help="LVGTS's, as is its default")
+    parser.add_argument("--encoder", choices=ENCODERS, default="attention")
     parser.add_argument("--episodes", type=int, default=5000)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--first-seed", type=int, default=178)
+    parser.add_argument("--first-seed", type=int, default=141)
     options = parser.parse_args()
     changes = {option: getattr(options, option) for option, *_ in ENVIRONMENT if getattr(options, option) is not None}
     settings = {option: getattr(options, option) for option, _ in ALGORITHM if getattr(options, option) is not None}
     names = [options.task, *(f"{option}={value:g}" for option, value in (changes | settings).items())]
+    if options.encoder != "attention":
+        names.append(f"encoder={options.encoder}")
+    policy_kwargs = {"encoder_class": ENCODERS[options.encoder]}
     if "length" in changes:
         changes["t2"] = changes["length"] - RECALL_STEPS - 1
     models, curves = [], []
     start = time.process_time()
     for seed in range(options.first_seed, options.first_seed + options.seeds):
-        models.append(make_model(LVGTS, options.task, seed, changes, **settings))
+        models.append(make_model(LVGTS, options.task, seed, changes, policy_kwargs=policy_kwargs, **settings))
         curves.append(Curve(evaluation_env(options.task, seed, **changes), every=250))
     facts: Any = curves[0].env.vector_env.unwrapped
     learn_together(models, options.episodes * facts.rules.horizon, curves)

@@ -22,10 +22,11 @@ from plotting import drawing
 from stable_baselines3.common.callbacks import BaseCallback
 
 import tca_envs  # noqa: F401 (registers the tasks)
-from tca_sb3.lvgts import LMSVG, LVGTS, learn_together
+from tca_sb3.lvgts import LMSVG, LVGTS, AttentionEncoder, RecurrentEncoder, learn_together
 from tca_sb3.vec_env import GymVecEnv, make_gym_vec_env
 
 ALGORITHMS: dict[str, type[LVGTS]] = {"LVGTS": LVGTS, "LM-SVG": LMSVG}
+ENCODERS = {"attention": AttentionEncoder, "recurrent": RecurrentEncoder}
 COLOURS = {"LVGTS": "#009E73", "LM-SVG": "#CC79A7"}
 TASKS = {"dummy-PMT": "tca/DummyPMT-v0", "dummy-AMT": "tca/DummyAMT-v0", "pendulum-AMT": "tca/PendulumAMT-v0"}
 LANES = 16
@@ -51,7 +52,7 @@ class Settings:
     seeds: int
     other_seeds: int
     episodes: dict[str, int]
-    first_seed: int = 158
+    first_seed: int = 121
     learning_starts: int = 256
     evaluate_every: int = 250
     evaluation_episodes: int = 128
@@ -111,13 +112,24 @@ def train(
     learning_starts: int,
     evaluate_every: int,
     evaluation_episodes: int,
+    encoder: str = "attention",
 ) -> Outcome:
     """Runs side by side: their curves, and a last look at return, remember actions and attention."""
+    policy_kwargs = {"encoder_class": ENCODERS[encoder]}
     models, curves = [], []
     for seed in seeds:
         env = make_gym_vec_env(TASKS[task], LANES, seed=seed * LANES)
         own = make_gym_vec_env(TASKS[task], evaluation_episodes, seed=EVALUATION_SEEDS + seed * evaluation_episodes)
-        models.append(ALGORITHMS[method]("MlpPolicy", env, learning_starts=learning_starts, seed=seed, device="cpu"))
+        models.append(
+            ALGORITHMS[method](
+                "MlpPolicy",
+                env,
+                learning_starts=learning_starts,
+                policy_kwargs=policy_kwargs,
+                seed=seed,
+                device="cpu",
+            )
+        )
         curves.append(LearningCurve(own, evaluate_every))
     rules = own.vector_env.unwrapped.rules  # type: ignore[attr-defined]
     learn_together(models, episodes * rules.horizon, curves)

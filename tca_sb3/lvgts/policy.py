@@ -19,7 +19,7 @@ from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import Tensor, nn
 
 from tca_sb3.episodes import Observations, map_observations
-from tca_sb3.lvgts.encoder import Encoder, Encoding, Memory, RecurrentEncoder, mlp
+from tca_sb3.lvgts.encoder import AttentionEncoder, Encoder, Encoding, Memory, mlp
 from tca_sb3.lvgts.replay import EpisodeBatch
 from tca_sb3.lvgts.world_model import WorldModel
 
@@ -81,7 +81,7 @@ class LVGTSPolicy(BasePolicy):
     :param net_arch: widths of hidden layers: one list for all networks, or a dict with the keys ``"encoder"``,
         ``"model"`` (decoder, transition and reward) and ``"pi"``; those left out are ``[128, 128]``.
     :param activation_fn: between layers.
-    :param encoder_class: an :class:`~tca_sb3.lvgts.encoder.Encoder`; ``AttentionEncoder`` is Algorithm 2's reading.
+    :param encoder_class: an :class:`~tca_sb3.lvgts.encoder.Encoder`; ``RecurrentEncoder`` is Eq. 3's reading.
     :param encoder_kwargs: its arguments besides ``input_dim``, ``latent_dim`` and ``n_recalls``.
     :param world_model_class: a :class:`~tca_sb3.lvgts.world_model.WorldModel`.
     :param world_model_kwargs: its arguments besides the three sizes.
@@ -107,7 +107,7 @@ class LVGTSPolicy(BasePolicy):
         noise_std: float = 1 / 6,
         net_arch: NetArch | None = None,
         activation_fn: type[nn.Module] = nn.ReLU,
-        encoder_class: type[Encoder] = RecurrentEncoder,
+        encoder_class: type[Encoder] = AttentionEncoder,
         encoder_kwargs: dict[str, Any] | None = None,
         world_model_class: type[WorldModel] = WorldModel,
         world_model_kwargs: dict[str, Any] | None = None,

@@ -36,10 +36,10 @@ def test_both_remember(algorithm: type[LVGTS]) -> None:
 
 @pytest.mark.ci
 def test_remember_actions_get_credit() -> None:
-    """An ideal agent without credit for them has 1.01; this is after half of Figure 2's training."""
+    """An ideal agent without credit for them has 1.01; this is after three eighths of Figure 2's training."""
     envs = [make_gym_vec_env("tca/DummyAMT-v0", n_envs=16, seed=100 * seed) for seed in range(3)]
     models = [LVGTS("MlpPolicy", env, seed=seed, device="cpu") for seed, env in enumerate(envs)]
-    learn_together(models, 15 * 4000)
+    learn_together(models, 15 * 3000)
     fresh = make_gym_vec_env("tca/DummyAMT-v0", n_envs=128, seed=10_000)
     returns = [evaluate_policy(model, fresh, n_eval_episodes=256, warn=False)[0] for model in models]
     assert np.mean(returns) > 1.4, returns
