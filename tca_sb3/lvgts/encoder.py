@@ -6,8 +6,9 @@ Tensors are batch-first here and in the modules downstream: ``B`` episodes, ``T`
 Reading notes. Algorithm 2 and Eq. 3 describe two encoders. Eq. 3 feeds ``h_{t-1}`` and recalls latents, as the text
 around both says (an "attention-augmented RNN"); Algorithm 2 embeds ``(o_t, a_{t-1})`` alone and recalls inputs.
 :class:`RecurrentEncoder` is the first. :class:`AttentionEncoder` is the second, and the default, with the embedding
-recalled in place of the input, whose size does not fit ``ĥ_t + h_m``. Agents with the first end closer to the optimum;
-with the second they learn more evenly and in less time, and see the README beside this file. Both recall strictly earlier times (Eq. 3's ``i < t``; Algorithm 2's sum runs to ``t``).
+recalled in place of the input, whose size does not fit ``ĥ_t + h_m``. Agents end closer to the optimum with the first;
+with the second they learn more evenly and in less time. Both recall strictly earlier times (Eq. 3's ``i < t``;
+Algorithm 2's sum runs to ``t``).
 """
 
 from __future__ import annotations

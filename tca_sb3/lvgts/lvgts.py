@@ -110,8 +110,8 @@ class LVGTS(BaseAlgorithm):
     :param replay_noise_std: the same in replayed episodes, where ``η`` is drawn afresh; ``None`` for the same
         value. 0 was worse than fresh noise on the active memory task.
     :param alpha_reward: weight of ``L_rew``.
-    :param alpha_decoder: weight of ``L_decoder``. With a small one single runs lose the credit for distant actions: what
-        a step has recalled without need travels along the latents, where truncation cuts its credit.
+    :param alpha_decoder: weight of ``L_decoder``. With a small one nothing keeps a step from recalling what it does not
+        need; what it has recalled then also travels along the latents, where truncation cuts its credit.
     :param alpha_transition: weight of ``L_trans``.
     :param saturation_coef: weight of a penalty, ours, on actions at the edge of their range, where the gradient of the
         actor's tanh vanishes: without it an actor that once ran there may stay.
