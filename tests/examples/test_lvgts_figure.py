@@ -12,6 +12,7 @@ PAPER = Path(__file__).resolve().parents[2] / "examples" / "paper"
 sys.path.insert(0, str(PAPER))
 
 import lvgts_fig2_memory as figure  # noqa: E402
+import lvgts_fig2_recurrent as recurrent  # noqa: E402
 from harness import Results  # noqa: E402
 
 
@@ -37,3 +38,21 @@ def test_credit_is_the_mean_of_each_difference_over_the_active_tasks() -> None:
     by_measure = table.set_index("measure")
     # With two runs the bootstrap's ends are the runs themselves.
     assert by_measure.loc["allowed", ["low", "high"]].tolist() == pytest.approx([0.5, 1.5])
+
+
+def test_the_recurrent_figure_trains_the_recurrent_encoder_on_other_seeds(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = recurrent.FIGURE.scales["quick"]
+    tasks = recurrent.training(settings, Results(pd.DataFrame(), {}))
+    names = {task.name for task in figure.training(figure.FIGURE.scales["quick"], Results(pd.DataFrame(), {}))}
+    assert len(tasks) == len(names) == 6 and not names & {task.name for task in tasks}
+    made = []
+
+    class Noticed(figure.LVGTS):
+        def _setup_model(self) -> None:
+            super()._setup_model()
+            made.append(type(self.policy.encoder))
+
+    monkeypatch.setitem(figure.ALGORITHMS, "LVGTS", Noticed)
+    passive = next(task for task in tasks if task.name.startswith("LVGTS dummy-PMT"))
+    passive.function(**passive.arguments)
+    assert made == [figure.RecurrentEncoder] * 2

@@ -20,3 +20,13 @@ def test_it_writes_a_curve_for_every_seed(tmp_path: Path) -> None:
     assert table["episodes"].max() == 16
     assert (table["return"] <= 2.0).all()
     assert "lost gradients: [0, 0]" in done.stdout
+
+
+def test_the_encoder_is_the_one_asked_for(tmp_path: Path) -> None:
+    """Their first random actions are the same, what they make of them is not."""
+    command = [sys.executable, str(SCRIPT), "--task", "dummy-PMT", "--episodes", "16", "--seeds", "1"]
+    for encoder in ("attention", "recurrent"):
+        subprocess.run([*command, "--encoder", encoder, "--out", str(tmp_path)], check=True, capture_output=True)
+    attention = pd.read_csv(tmp_path / "lvgts_dummy-PMT.csv")
+    recurrent = pd.read_csv(tmp_path / "lvgts_dummy-PMT_encoder=recurrent.csv")
+    assert attention.columns.equals(recurrent.columns) and not attention["return"].equals(recurrent["return"])
