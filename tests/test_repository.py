@@ -188,6 +188,7 @@ def test_equations_and_docstrings_agree() -> None:
 def test_the_equations_of_a_paper_are_all_there(second: bool, wanted: set[int]) -> None:
     found = set().union(*(numbers for name, numbers in documented().items() if of_second_paper(name) == second))
     assert found >= wanted
+    assert "adjoint" in (ROOT / "tca_sb3" / "EQUATIONS.md").read_text()
     for name, module in modules().items():
         if of_second_paper(name) == second:
             assert equations_in(module.__doc__ or "") <= found, name

@@ -81,7 +81,7 @@ class LVGTSPolicy(BasePolicy):
     :param net_arch: widths of hidden layers: one list for all networks, or a dict with the keys ``"encoder"``,
         ``"model"`` (decoder, transition and reward) and ``"pi"``; those left out are ``[128, 128]``.
     :param activation_fn: between layers.
-    :param encoder_class: an :class:`~tca_sb3.lvgts.encoder.Encoder`; ``RecurrentEncoder`` is Eq. 3's reading.
+    :param encoder_class: an :class:`~tca_sb3.lvgts.encoder.Encoder`; ``RecurrentEncoder`` is the paper's other one.
     :param encoder_kwargs: its arguments besides ``input_dim``, ``latent_dim`` and ``n_recalls``.
     :param world_model_class: a :class:`~tca_sb3.lvgts.world_model.WorldModel`.
     :param world_model_kwargs: its arguments besides the three sizes.

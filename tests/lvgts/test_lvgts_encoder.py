@@ -50,8 +50,9 @@ def test_a_perceptron_is_its_layers_one_after_the_other(leading: tuple[int, ...]
     ],
 )
 def test_attention_by_hand(scores: list[float], weights: list[float]) -> None:
-    got = top_k_attention(torch.tensor(scores), torch.ones(len(scores), dtype=torch.bool), 3)
-    assert got.tolist() == pytest.approx(weights)
+    for candidates in (torch.ones(len(scores), dtype=torch.bool), None):
+        got = top_k_attention(torch.tensor(scores), candidates, 3)
+        assert got.tolist() == pytest.approx(weights)
 
 
 @pytest.mark.parametrize("n_recalls", [1, 3, 20])
@@ -81,6 +82,8 @@ def test_at_most_k_weights_that_sum_to_one_or_all_zero_on_ties() -> None:
 def test_attention_gradient_is_exact_and_finite_without_candidates() -> None:
     scores = randn(4, 6, 6).requires_grad_()
     assert torch.autograd.gradcheck(lambda s: top_k_attention(s, earlier(6), 2), scores)
+    for length in (2, 6):
+        assert torch.autograd.gradcheck(lambda s: top_k_attention(s, None, 2), scores[..., :length])
     top_k_attention(scores, torch.zeros(6, 6, dtype=torch.bool), 2).sum().backward()
     assert scores.grad is not None and not scores.grad.any()
 
