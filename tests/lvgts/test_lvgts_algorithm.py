@@ -110,6 +110,19 @@ def test_policy_step_climbs_the_imagined_return() -> None:
     assert returns[-1] > returns[0] + 0.01
 
 
+def test_actions_that_are_no_numbers_reach_no_environment() -> None:
+    model = make().learn(30)
+    taken, added = model.num_timesteps, model.replay_buffer.n_added
+    with torch.no_grad():
+        for parameter in model.policy.encoder.parameters():
+            parameter.mul_(1e30)
+    with pytest.raises(
+        FloatingPointError, match="LVGTS's actions are no numbers any more: its latent states overflowed"
+    ):
+        model.learn(30, reset_num_timesteps=False)
+    assert (model.num_timesteps, model.replay_buffer.n_added) == (taken, added)
+
+
 def test_model_steps_reduce_the_losses() -> None:
     model = make(model_learning_rate=3e-3).learn(60)
     batch = model.replay_buffer.sample(32)
