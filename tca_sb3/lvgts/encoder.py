@@ -225,9 +225,9 @@ class AttentionEncoder(Encoder):
 
 
 class RecurrentEncoder(Encoder):
-    """Eq. 3: ``z_t = MLP(o_t, a_{t-1}, h_{t-1})``, ``h_t = z_t + Σ_{i<t} w[t, i] h_i``; keys are ``h_i W``.
+    """Eq. 3: ``z_t = MLP(o_t, a_{t-1}, tanh h_{t-1})``, ``h_t = z_t + Σ_{i<t} w[t, i] h_i``; keys are ``h_i W``.
 
-    ``h_{-1} = 0``. The loop over time is Eq. 3's: every latent needs the one before it. Memory need not come straight
+    ``h_{-1} = 0``. The tanh is ours: without it latents of 100 steps overflowed. The loop over time is Eq. 3's: every latent needs the one before it. Memory need not come straight
     from where it was made: a step in between may have recalled it and be recalled in its place.
 
     :param net_arch: widths of the hidden layers.
@@ -260,14 +260,14 @@ class RecurrentEncoder(Encoder):
         latent = later_layers(from_inputs[0])
         latents, rows = latent.unsqueeze(1), [inputs.new_zeros(len(inputs), horizon)]
         for t in range(1, horizon):
-            embeddings = later_layers(from_inputs[t] + nn.functional.linear(latent, of_latent))
+            embeddings = later_layers(from_inputs[t] + nn.functional.linear(latent.tanh(), of_latent))
             latent, weights = self._recall(embeddings, self._queries(embeddings), latents, latents, None)
             latents = torch.cat([latents, latent.unsqueeze(1)], dim=1)
             rows.append(nn.functional.pad(weights, (0, horizon - t)))
         return Encoding(latents, torch.stack(rows, dim=1))
 
     def step(self, inputs: Tensor, memory: Memory) -> Tensor:
-        embeddings = self.embedding(torch.cat([inputs, memory.last], dim=-1))
+        embeddings = self.embedding(torch.cat([inputs, memory.last.tanh()], dim=-1))
         queries = self._queries(embeddings)
         latents, _ = self._recall(embeddings, queries, memory.values, memory.values, memory.candidates)
         memory.append(latents, latents)

@@ -113,7 +113,7 @@ def test_recurrent_encoder_is_equation_3() -> None:
         latents: list[Tensor] = []
         for t in range(9):
             previous = latents[-1] if latents else torch.zeros(LATENT_DIM)
-            embedding = encoder.embedding(torch.cat([inputs[b, t], previous]))
+            embedding = encoder.embedding(torch.cat([inputs[b, t], previous.tanh()]))
             scores = [(embedding @ encoder.key(h)).item() / sqrt(LATENT_DIM) for h in latents]
             weights = literal_attention(scores, 3)
             latents.append(embedding + sum((w * h for w, h in zip(weights, latents, strict=True)), torch.zeros(1)))
