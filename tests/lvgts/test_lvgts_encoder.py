@@ -121,6 +121,17 @@ def test_recurrent_encoder_is_equation_3() -> None:
             torch.testing.assert_close(encoding.latents[b, t], latents[t], atol=1e-5, rtol=0)
 
 
+def test_recurrent_latents_cannot_overflow_in_long_episodes() -> None:
+    """Each is the sum of an embedding, of bounded inputs, and of a mean of those before it: it grows linearly at most."""
+    encoder = make(RecurrentEncoder)
+    with torch.no_grad():
+        for parameter in encoder.parameters():
+            parameter.mul_(10.0)
+        latents = encoder(randn(2, 200, INPUT_DIM).float()).latents
+    size = latents.abs().amax((0, 2))
+    assert 1 < size[0] < 1e4 and size.max() < 200 * 1e4
+
+
 @pytest.mark.parametrize("encoder_class", ENCODERS)
 def test_past_does_not_depend_on_future(encoder_class: type[Encoder]) -> None:
     encoder = make(encoder_class)
