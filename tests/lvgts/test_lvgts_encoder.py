@@ -122,7 +122,7 @@ def test_recurrent_encoder_is_equation_3() -> None:
 
 
 def test_recurrent_latents_cannot_overflow_in_long_episodes() -> None:
-    """Each is the sum of an embedding, of bounded inputs, and of a mean of those before it: it grows linearly at most."""
+    """Each is an embedding, of bounded inputs, and a mean of those before it: they grow linearly at most."""
     encoder = make(RecurrentEncoder)
     with torch.no_grad():
         for parameter in encoder.parameters():
