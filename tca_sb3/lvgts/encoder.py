@@ -227,8 +227,9 @@ class AttentionEncoder(Encoder):
 class RecurrentEncoder(Encoder):
     """Eq. 3: ``z_t = MLP(o_t, a_{t-1}, tanh h_{t-1})``, ``h_t = z_t + Σ_{i<t} w[t, i] h_i``; keys are ``h_i W``.
 
-    ``h_{-1} = 0``. The tanh is ours: without it latents of 100 steps overflowed. The loop over time is Eq. 3's: every latent needs the one before it. Memory need not come straight
-    from where it was made: a step in between may have recalled it and be recalled in its place.
+    ``h_{-1} = 0``. The tanh is ours: without it, latents of 100 steps overflowed. The loop over time is Eq. 3's: every
+    latent needs the one before it. Memory need not come straight from where it was made: a step in between may have
+    recalled it and be recalled in its place.
 
     :param net_arch: widths of the hidden layers.
     :param activation_fn: between them.

@@ -343,8 +343,8 @@ class LVGTS(BaseAlgorithm):
         actions, self._acting = self.policy.act(observations, self._acting)
         if not actions.isfinite().all():
             raise FloatingPointError(
-                f"{type(self).__name__}'s actions are no numbers any more: its latent states overflowed. Begin anew with a "
-                "smaller model_learning_rate."
+                f"{type(self).__name__}'s actions are no numbers any more: its latent states overflowed. Begin anew "
+                "with a smaller model_learning_rate."
             )
         if self.replay_buffer.n_added < self.learning_starts:
             actions = 2.0 * torch.rand_like(actions) - 1.0
