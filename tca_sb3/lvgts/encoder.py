@@ -229,7 +229,7 @@ class RecurrentEncoder(Encoder):
 
     ``h_{-1} = 0``. The tanh is ours: without it, latents of 100 steps overflowed. The loop over time is Eq. 3's: every
     latent needs the one before it. Memory need not come straight from where it was made: a step in between may have
-    recalled it and be recalled in its place. Not for long episodes: agents with it broke down on the memory tasks of 100
+    recalled it and be recalled in its place. Not for long episodes: agents with it broke down on memory tasks of 100
     steps (README beside this file).
 
     :param net_arch: widths of the hidden layers.
