@@ -1,4 +1,4 @@
-"""The table beside LVGTS's Figure 2 that says whether remember actions got credit."""
+"""LVGTS's Figure 2: the table that says whether remember actions got credit, and the figure of the other encoder."""
 
 from __future__ import annotations
 
