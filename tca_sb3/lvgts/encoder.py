@@ -248,12 +248,13 @@ class RecurrentEncoder(Encoder):
         self.embedding = mlp(input_dim + latent_dim, net_arch, latent_dim, activation_fn)
         self.key = nn.Linear(latent_dim, latent_dim, bias=False)
 
-    def _queries(self, embeddings: Tensor) -> Tensor:
-        """``z_t Wᵀ / √d``: its product with ``h_i`` is that of ``z_t`` with the key ``h_i W``, which is never made."""
-        return embeddings @ (self.key.weight / sqrt(self.latent_dim))
+    def _query_weight(self) -> Tensor:
+        """``Wᵀ / √d``. ``z_t Wᵀ · h_i`` is the product of ``z_t`` with the key ``h_i W``, which is never made."""
+        return self.key.weight / sqrt(self.latent_dim)
 
     def forward(self, inputs: Tensor) -> Encoding:
         horizon = inputs.shape[1]
+        query_weight = self._query_weight()
         # What a loop costs is its operations: the first layer sees the inputs of all times at once.
         first, later_layers = self.embedding[0], self.embedding[1:]
         assert isinstance(first, nn.Linear) and isinstance(later_layers, nn.Sequential)
@@ -263,14 +264,14 @@ class RecurrentEncoder(Encoder):
         latents, rows = latent.unsqueeze(1), [inputs.new_zeros(len(inputs), horizon)]
         for t in range(1, horizon):
             embeddings = later_layers(from_inputs[t] + nn.functional.linear(latent.tanh(), of_latent))
-            latent, weights = self._recall(embeddings, self._queries(embeddings), latents, latents, None)
+            latent, weights = self._recall(embeddings, embeddings @ query_weight, latents, latents, None)
             latents = torch.cat([latents, latent.unsqueeze(1)], dim=1)
             rows.append(nn.functional.pad(weights, (0, horizon - t)))
         return Encoding(latents, torch.stack(rows, dim=1))
 
     def step(self, inputs: Tensor, memory: Memory) -> Tensor:
         embeddings = self.embedding(torch.cat([inputs, memory.last.tanh()], dim=-1))
-        queries = self._queries(embeddings)
+        queries = embeddings @ self._query_weight()
         latents, _ = self._recall(embeddings, queries, memory.values, memory.values, memory.candidates)
         memory.append(latents, latents)
         return latents
